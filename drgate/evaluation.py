@@ -475,6 +475,12 @@ class Model(Typed):
 CUT_OFFS: Final = "operating_point.json"
 """Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
 
+QUALITY: Final = "quality.json"
+"""The rule of image quality in a bundle (`drgate.audit.gradability.Rule`): what it refuses gets no grade."""
+
+TRITON: Final = "config.pbtxt"
+"""What NVIDIA's Triton reads of a model."""
+
 COMPANIONS: Final[dict[str, Role]] = {
     "model.yaml": "config",
     "preprocess.json": "preprocessing",
@@ -483,10 +489,13 @@ COMPANIONS: Final[dict[str, Role]] = {
     "preprocessing.py": "code",
     "infer.py": "code",
     "gradability.py": "code",
-    "quality.json": "quality",
-    "config.pbtxt": "config",
+    QUALITY: "quality",
+    TRITON: "config",
 }
 """The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""
+
+FOR_OTHERS: Final = frozenset(("preprocessing.py", "infer.py", "gradability.py", TRITON))
+"""Those that drgate writes for programs of others and never runs (`drgate.vision.for_others`)."""
 
 
 @dataclass(frozen=True, slots=True)

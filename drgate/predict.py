@@ -27,7 +27,7 @@ from drgate.answers import NEEDS_CUT_OFFS, Answer
 from drgate.audit.gradability import RULE, Rule, gradable, measures, score
 from drgate.certificate.statement import read_certificate
 from drgate.errors import CertificateError, DrgateError, ExitCode, ImageUnreadable, UsageError
-from drgate.evaluation import CUT_OFFS, Role, Subject
+from drgate.evaluation import CUT_OFFS, FOR_OTHERS, QUALITY, Role, Subject
 from drgate.files import parse_json
 from drgate.given import TABLES, certificate_in
 from drgate.manifest import Manifest, load_manifest
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from drgate.certificate.statement import Certificate, Statement
 
 FORMAT: Final = "drgate predict 1"
-
-QUALITY: Final = "quality.json"
-"""The rule of image quality in a bundle (`drgate.audit.gradability.Rule`): what it refuses gets no grade."""
 
 _LISTED: Final = (*TABLES, ".npz", ".arrow")
 """Suffixes of a list of photographs, or of a file with photographs inside; every other file is one photograph."""
@@ -143,12 +140,13 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     points, of_points = _beside(folder, CUT_OFFS, "cut_offs")
     cut_offs = None if points is None else parse_operating_point(points, str(folder / CUT_OFFS))
     limits, of_limits = _beside(folder, QUALITY, "quality")
-    loaded = {*grader.files, *of_points, *of_limits}
+    loaded = {file for file in (*grader.files, *of_points, *of_limits) if file.name not in FOR_OTHERS}
     answer = grader.answer
     if read is not None:
         evaluation = read.statement.evaluation
         # What is compared is what was loaded. A certified file that nothing here uses would change the answers.
-        if not doubts and loaded != {file for file in evaluation.model.files if file.role != "code"}:
+        certified = {file for file in evaluation.model.files if file.name not in FOR_OTHERS}
+        if not doubts and loaded != certified:
             doubts = ("What was loaded is not what the certificate names: a file was changed, added or taken away.",)
             if not uncertified:
                 raise CertificateError(f"{folder}: {doubts[0]} Nothing was graded.")
