@@ -527,6 +527,9 @@ CUT_OFFS: Final = "operating_point.json"
 QUALITY: Final = "quality.json"
 """The rule of image quality in a bundle (`drgate.gradability.Rule`): what it refuses has no output from the model."""
 
+TRITON: Final = "config.pbtxt"
+"""What NVIDIA's Triton reads of a model."""
+
 COMPANIONS: Final[dict[str, Role]] = {
     "model.yaml": "config",
     "preprocess.json": "preprocessing",
@@ -536,9 +539,12 @@ COMPANIONS: Final[dict[str, Role]] = {
     "infer.py": "code",
     "gradability.py": "code",
     QUALITY: "quality",
-    "config.pbtxt": "config",
+    TRITON: "config",
 }
 """The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""
+
+FOR_OTHERS: Final = frozenset(("preprocessing.py", "infer.py", "gradability.py", TRITON))
+"""Those that drgate writes for programs of others and never runs (`drgate.vision.for_others`)."""
 
 
 @dataclass(frozen=True, slots=True)

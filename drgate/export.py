@@ -5,8 +5,8 @@
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
 output), model.yaml where more is to be said, README.md (the card), what it runs with without drgate (preprocessing.py,
-infer.py, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes
-that will run. An ONNX file is copied as it is, unless another precision is asked for. Each precision is a bundle of its
+infer.py, config.pbtxt, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate
+is of the bytes that will run. An ONNX file is copied as it is, unless another precision is asked for. Each precision is a bundle of its
 own: what its rounding changed is paired with the answers of the model, and its own bounds decide.
 """
 
@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
-from drgate.bundle import SUMS, VECTORS, write_programs, write_sums, write_vectors
+from drgate.bundle import write_programs, write_sums, write_triton, write_vectors
 from drgate.bundle.card import model_card
 from drgate.calibration import Photographs, calibration
 from drgate.certificate.statement import Statement, read_certificate
@@ -44,6 +44,7 @@ from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress, silenced
+from drgate.vectors import SUMS, VECTORS
 from drgate.verify import Given, Trust, published_table, verify
 from drgate.vision.grader import Exportable, Grader
 from drgate.vision.images import read_image
@@ -183,11 +184,9 @@ def export(
         _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
-        rule = grader.rule if quality is None and isinstance(grader, OnnxGrader) else quality
-        if rule is not None:
-            write_atomically(fresh / QUALITY, canonical_json(rule.to_json()))
-        write_programs(fresh)
+        write_programs(fresh, grader.rule if quality is None and isinstance(grader, OnnxGrader) else quality)
         exported = _loaded(fresh, precision)
+        write_triton(fresh, exported)
         sample = _sample(test_set, recipe)
         difference = compare(grader, exported, sample, strict=precision == "fp32")
         judgement = judge(

@@ -27,7 +27,7 @@ from drgate.answers import NEEDS_CUT_OFFS, Answer
 from drgate.buckets import Address, fetch, is_folder
 from drgate.certificate.statement import read_certificate
 from drgate.errors import CertificateError, DrgateError, ExitCode, ImageUnreadable, ManifestError, UsageError, visible
-from drgate.evaluation import CUT_OFFS, Role, Subject
+from drgate.evaluation import CUT_OFFS, FOR_OTHERS, Role, Subject
 from drgate.files import parse_json
 from drgate.given import TABLES, certificate_in
 from drgate.gradability import RULE, gradable, measures, score
@@ -152,12 +152,13 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     grader = OnnxGrader(folder / "model.onnx")
     points, of_points = _beside(folder, CUT_OFFS, "cut_offs")
     cut_offs = None if points is None else parse_operating_point(points, str(folder / CUT_OFFS))
-    loaded = {*grader.files, *of_points}
+    loaded = {file for file in (*grader.files, *of_points) if file.name not in FOR_OTHERS}
     answer = grader.answer
     if read is not None:
         evaluation = read.statement.evaluation
         # What is compared is what was loaded. A certified file that nothing here uses would change the answers.
-        if not doubts and loaded != {file for file in evaluation.model.files if file.role != "code"}:
+        certified = {file for file in evaluation.model.files if file.name not in FOR_OTHERS}
+        if not doubts and loaded != certified:
             doubts = ("What was loaded is not what the certificate names: a file was changed, added or taken away.",)
             if not uncertified:
                 raise CertificateError(f"{folder}: {doubts[0]} Nothing was graded.")

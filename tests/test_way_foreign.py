@@ -216,6 +216,7 @@ def test_five_probabilities_in_an_order_of_their_own(
         ("model.yaml", "config"),
         ("preprocess.json", "preprocessing"),
         ("labels.json", "labels"),
+        ("config.pbtxt", "config"),
         ("preprocessing.py", "code"),
         ("infer.py", "code"),
     ]

@@ -20,6 +20,7 @@ from drgate.gate.findings import RULES, Finding
 from drgate.gate.policy import Policy, Rules, find_policy, load_policy, load_rules, matches, reaches_below
 from drgate.gate.repository import DVC, LINK, REGULAR, Content, Entry, Repository, Tree, open_repository
 from drgate.gate.sniff import HEAD, SMALLEST, kind_of, names_model, plain_path
+from drgate.vectors import OF_VECTORS, SUMS, VECTORS, is_sums, is_vectors, photographs
 
 _BY_NAME: Final = re.compile(r"(readme|license).*|\.gitattributes|\.gitignore|\.gitkeep", re.IGNORECASE)
 """Names of files that may be in a guarded folder, if they do not look like a model."""
@@ -193,7 +194,7 @@ class _Search:
             for name, content in self._head.tracked_by_dvc(entry).items():
                 if self._must_know(name) or names_model(name, content.size):
                     yield ModelFile(name, entry, content)
-        elif policy.exempts(path):
+        elif policy.exempts(path) or self._is_of_bundle(path, entry):
             return
         elif self._must_know(path) or path.endswith(DVC) or (entry.mode not in REGULAR and self._leads(entry)):
             yield ModelFile(path, entry, self._head.content(entry))
@@ -205,6 +206,31 @@ class _Search:
     def _must_know(self, path: str) -> bool:
         policy = self._policy
         return policy.guards(path) or (policy.holds(path) and not _BY_NAME.fullmatch(posixpath.basename(path)))
+
+    def _is_of_bundle(self, path: str, entry: Entry) -> bool:
+        """Whether it is one of what a bundle has beside its model and no certificate names: SHA256SUMS and vectors/.
+
+        None can hold a model: the photographs are those of drgate, byte for byte, and the texts are in a form that has
+        no room for one.
+        """
+        folder, name = posixpath.split(path)
+        of_vectors = posixpath.basename(folder) == VECTORS
+        if name not in ((OF_VECTORS, *photographs()) if of_vectors else (SUMS,)) or entry.mode not in REGULAR:
+            return False
+        model = posixpath.join(posixpath.dirname(folder) if of_vectors else folder, "model.onnx")
+        if self._policy.guards(path) or not self._policy.guards(model):
+            return False
+        if not {model, model + DVC} & self._head.entries.keys():
+            return False
+        try:
+            content = self._head.content(entry)
+        except RepositoryError:
+            return False
+        if name in photographs():
+            return content.sha256 == photographs()[name]
+        if content.kind != "file" or content.size > limits.YAML_BYTES:
+            return False
+        return (is_vectors if of_vectors else is_sums)(self._head.repository.read(entry.oid))
 
     def _leads(self, entry: Entry) -> bool:
         """Whether a submodule could hold a guarded file, or a link leads to a model or out of the repository to one."""

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
-from drgate.evaluation import COMPANIONS, QUALITY, Role, Subject
+from drgate.evaluation import COMPANIONS, FOR_OTHERS, QUALITY, Role, Subject
 from drgate.files import digest_of, parse_json
 from drgate.gradability import Rule
 from drgate.models import DESCRIPTION, Description, answer_of, classes_of, parse_description, preprocessing_of
 from drgate.preprocessing import PRESETS, Preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES, Kind
+from drgate.vision.for_others import written_for_others
 from drgate.vision.grader import checked_outputs
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
 from drgate.vision.onnx_files import (
@@ -83,7 +84,6 @@ class OnnxGrader:
             self.precision = precision_of(model)
             copied = [file, *copy_data(path, Path(private), model, beside.names)]
             del model
-            self.files = (*copied, *beside.files)
             copy = Path(private) / path.name
             tried = try_out(path, copy, face, self.answer.width, self._examples(), sum(file.size for file in copied))
             try:
@@ -96,6 +96,15 @@ class OnnxGrader:
         self.fell_back = wanted[0] in available and wanted[0] not in self.providers
         self.rule = beside.rule
         self._seconds, self.batch = tried.seconds, tried.batch
+        takes, gives = (
+            next(one for one in ends if one.name == name)
+            for name, ends in ((face.input, self._session.get_inputs()), (face.output, self._session.get_outputs()))
+        )
+        self.for_others = written_for_others(
+            takes, gives, self.preprocessing, batch=self.batch, width=self.answer.width
+        )
+        own, self._not_ours = _compared(path, self.for_others)
+        self.files = (*copied, *beside.files, *own)
         self.record = None
         self.fingerprint = None
         self.unknown_data = ""
@@ -105,17 +114,21 @@ class OnnxGrader:
         found = []
         if self.rule is not None:
             found.append(f"By {QUALITY}, the model gives no answer for a photograph with {self.rule}.")
-        if self.batch == 0:
-            return found
-        how = "one by one" if self.batch == 1 else f"{self.batch} at a time, the last of them filled up"
-        return [
-            *found,
-            f"The model takes {self.batch} image{'' if self.batch == 1 else 's'} at a time: it was scored {how}.",
-        ]
+        if self.batch:
+            how = "one by one" if self.batch == 1 else f"{self.batch} at a time, the last of them filled up"
+            many = f"{self.batch} image{'' if self.batch == 1 else 's'}"
+            found.append(f"The model takes {many} at a time: it was scored {how}.")
+        if self._not_ours:
+            found.append(
+                f"Not certified: {', '.join(self._not_ours)} beside the model, which this version of drgate did not "
+                "write and did not run. Take away what you do not trust."
+            )
+        return found
 
     @property
     def tensor_digest(self) -> str:
-        files = sorted((file.name, file.sha256) for file in self.files)
+        # What was not run has no part in the answers: the same model beside the programs of another version.
+        files = sorted((file.name, file.sha256) for file in self.files if file.name not in FOR_OTHERS)
         return digest_of(["drgate onnx 2", files, self.preprocessing.digest])
 
     @property
@@ -185,10 +198,10 @@ def _beside(path: Path) -> _Beside:
     files: dict[str, Subject] = {}
 
     def read(name: str, role: Role) -> bytes | None:
-        if not (file := path.with_name(name)).is_file():
+        if not path.with_name(name).is_file():
             return None
-        files[name] = copy_and_hash(file, role, content := io.BytesIO(), limit=MAX_COMPANION_BYTES)
-        return content.getvalue()
+        files[name], content = _hashed(path, name, role)
+        return content
 
     def prepared(name: str) -> Preprocessing | None:
         if (data := read(name, "preprocessing")) is None:
@@ -208,9 +221,6 @@ def _beside(path: Path) -> _Beside:
             rule = Rule.from_json(parse_json(limits, where, "a rule of image quality", CheckpointError), where)
         except ValueError as problem:
             raise CheckpointError(str(problem)) from problem
-    for name, role in COMPANIONS.items():
-        if role == "code":  # never run by drgate; what others run beside this model
-            read(name, role)
     if data is None:
         return _Beside(None, labels, own, "" if own is None else says, tuple(files.values()), frozenset(files), rule)
     origin = path.with_name(DESCRIPTION)
@@ -238,6 +248,27 @@ def _beside(path: Path) -> _Beside:
         )
     names = {*files, *([described.cut_offs] if described.cut_offs else [])}
     return _Beside(described, labels, found, DESCRIPTION, tuple(files.values()), frozenset(names), rule)
+
+
+def _hashed(path: Path, name: str, role: Role | None = None) -> tuple[Subject, bytes]:
+    """A file beside an ONNX model, read once. role: by default that of `COMPANIONS`."""
+    content = io.BytesIO()
+    file = copy_and_hash(path.with_name(name), role or COMPANIONS[name], content, limit=MAX_COMPANION_BYTES)
+    return file, content.getvalue()
+
+
+def _compared(path: Path, written: dict[str, bytes]) -> tuple[list[Subject], list[str]]:
+    """Of the files beside a model: those with exactly the bytes that drgate writes, and the names of the others."""
+    own, others = [], []
+    for name, content in written.items():
+        if (beside := path.with_name(name)).is_file():
+            if beside.stat().st_size == len(content):
+                file, found = _hashed(path, name)
+                if found == content:
+                    own.append(file)
+                    continue
+            others.append(name)
+    return own, others
 
 
 def _labels(data: bytes, origin: Path) -> list[str]:

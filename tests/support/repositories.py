@@ -19,7 +19,7 @@ from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.sign import certify
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
-from drgate.evaluation import Evaluation, Model, Role, TestSet, plain_of
+from drgate.evaluation import COMPANIONS, Evaluation, Model, Role, TestSet, plain_of
 from drgate.gate.findings import Finding, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
@@ -90,7 +90,7 @@ def answers(seed: int, *, images: int = 160, right: float = 0.93) -> pd.DataFram
 def model_facts(files: Mapping[str, bytes]) -> Model:
     """What a certificate says of a model with these files; the tensors are told apart by the bytes."""
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    roles: dict[str, Role] = {"preprocess.json": "preprocessing", "labels.json": "labels", next(iter(files)): "model"}
+    roles: dict[str, Role] = {**COMPANIONS, next(iter(files)): "model"}
     entries = tuple(file_entry(name, content, roles.get(name, "data")) for name, content in files.items())
     return Model("checkpoint", next(iter(files)), entries, THIS_RUN, tensor_digest=f"sha256:{digest}")
 
