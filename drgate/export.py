@@ -34,7 +34,7 @@ from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.compare import changes_between
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified, UsageError
-from drgate.evaluation import COMPANIONS, CUT_OFFS, QUALITY, Calibration, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, CUT_OFFS, Calibration, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.given import NAMES, PREDICTIONS, WRITTEN
 from drgate.gradability import Rule

@@ -21,10 +21,10 @@ from onnx import TensorProto
 from PIL import Image, ImageFilter, ImageOps
 
 from drgate.answers import Answer
-from drgate.audit.gradability import RULE
 from drgate.bundle import write_programs, write_sums, write_triton, write_vectors
 from drgate.checklist import load_checklist
 from drgate.demo.synthetic import draw_patient, render
+from drgate.gradability import RULE
 from drgate.predict import graded, load_bundle, photographs_in
 from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES
