@@ -21,6 +21,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from drgate.answers import Answer
+from drgate.bundle import PHOTOGRAPHS
 from drgate.certificate.keys import generate_key, load_private_key, load_public_key
 from drgate.certificate.statement import read_certificate
 from drgate.checklist import parse_checklist
@@ -32,15 +34,17 @@ from drgate.operating_point import make_operating_point, write_operating_point
 from drgate.predict import Deployed, Photographs, graded, load_bundle, photographs_in
 from drgate.predictions import load_predictions
 from drgate.preprocessing import reduced_copy
-from drgate.scale import GRADES
+from drgate.scale import GRADES, REFERABLE_CLASSES
 from drgate.score import CPU_BATCH, NoOutputWarning
 from drgate.verify import Trust
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_grader import OnnxGrader
 from tests.support import foreign, tiny
+from tests.support.bundles import infer
 from tests.support.foreign import network, node, write
 from tests.support.material import Ended, photograph
 from tests.support.verbs import exported, judged
+from tests.test_bundle import a_bundle
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]
@@ -239,6 +243,39 @@ class TestGrades:
             assert [one["p"][1] for one in found] == pytest.approx(numbers.tolist(), abs=5e-3)  # rounding to 28 pixels
             assert {one["grade"] for one in found} == {None}
         assert [one["referable"] for one in found] == (table["grade"] >= 2).tolist()
+
+    @pytest.mark.parametrize(
+        ("answer", "cuts"),
+        [
+            (Answer(), []),
+            (Answer("logits", GRADES[::-1]), [0.9, 0.5, 0.2, 0.15]),
+            (Answer("cumulative_logits", ()), [0.6, 0.5, 0.3, 0.1]),
+            (Answer("regression", ()), [0.1, 0.2, 0.3, 0.4]),
+            (Answer("referable_logit", ()), [0.3]),
+            (Answer("logits", REFERABLE_CLASSES[::-1]), []),
+        ],
+        ids=lambda one: one.kind if isinstance(one, Answer) else None,
+    )
+    def test_are_those_of_infer_py(self, answer: Answer, cuts: list[float], place: Path, tmp_path: Path, drgate: Run):
+        """Of each kind of outputs, with cut-offs and without: whoever runs the bundle's own program gets the same."""
+        a_bundle(tmp_path, answer, "imagenet-stretch@64", cuts or None)
+        if cuts:
+            tuned_on = load_predictions(place / "bundle" / "predictions.parquet")
+            point = make_operating_point(cuts, on=answer.cut_on, checklist={}, tuned_on=tuned_on, promise={})
+            (tmp_path / "operating_point.json").unlink()
+            write_operating_point(point, tmp_path / "operating_point.json")
+        code, lines, _ = infer(tmp_path, sorted(PHOTOGRAPHS.iterdir()))
+        ended = drgate("predict", tmp_path, *lines, "--uncertified", "--workers", 0, "--format", "json")
+        assert (code, ended.code) == (0, 0), ended.err
+        for image, one in answers(ended).items():
+            line = lines[image]
+            assert ("" if one["grade"] is None else str(one["grade"])) == line["grade"]
+            assert str(int(one["referable"])) == line["referable"]
+            given = [float(line[f"p_{k}"]) for k in range(5) if line[f"p_{k}"]]
+            if given:
+                assert one["p"] == pytest.approx(given, abs=1e-6)
+            else:
+                assert one["p"] is None or answer.referable_only
 
 
 class TestQuality:

@@ -128,7 +128,11 @@ def command(
         tell(deployed.where, quiet)
     longest = max(len(name) for name, _, _ in photographs.named)
     counts: Counter[str] = Counter()
-    with _writer(deployed, out, format, quiet, longest) as write, progress("Grading", quiet) as (started, advance):
+    table_is_seen = out is None and format is Format.human and sys.stdout.isatty()  # and shows how far it is
+    with (
+        _writer(deployed, out, format, quiet, longest) as write,
+        progress("Grading", quiet or table_is_seen) as (started, advance),
+    ):
         started(len(photographs))
         for prediction in graded(deployed, photographs, workers=workers, advance=advance):
             counts[prediction.status] += 1
