@@ -11,7 +11,7 @@ their number.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -55,8 +55,7 @@ FORMAT: Final = "drgate predict 1"
 _LISTED: Final = (*TABLES, ".npz", ".arrow")
 """Suffixes of a list of photographs, or of a file with photographs inside; every other file is one photograph."""
 
-UNTOLD: Final = ("hidden", "text", "a file of the system")
-"""Kinds of files that nobody takes for photographs of a folder."""
+_UNTOLD: Final = ("hidden", "text", "a file of the system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +174,8 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
 
 def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trust) -> Iterator[str]:
     """Why a bundle is not certified, in sentences."""
+    if not read.statement.of_model:
+        yield "Its certificate is of a table of predictions, not of a model."
     found = verify(path, trust, Given([folder]), read=read)
     yield from (*found.problems, *found.missing)
     if not found.signed:
@@ -183,8 +184,6 @@ def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trus
         yield "No trusted key was given (--trusted-key PUB or DRGATE_TRUSTED_KEY), so its signature was not verified."
     yield from found.unproved
     evaluation = read.statement.evaluation
-    if not read.statement.of_model:
-        yield "Its certificate is of a table of predictions, not of a model."
     if evaluation.verdict != "PASS":
         yield f"Its certificate says {evaluation.verdict}: {found.headline}"
     if not evaluation.clinical:
@@ -234,47 +233,57 @@ def photographs_in(given: Sequence[Path], *, columns: ColumnMap = PLAIN, split: 
         if not folder and path.suffix.lower() not in _LISTED:
             _add_one(found, fetch(str(path), ManifestError) if remote else path, str(path))
             continue
-        plain = folder and not remote and split is None and columns == PLAIN
-        rows = _below(path) if plain else None
-        if rows is None:
-            manifest = load_manifest(path, columns=columns, references=False)
-            manifest = manifest if split is None else manifest.select(split)
-            assert manifest.found is not None, "it was read, not made"
-            rows = replace(manifest.found, root=manifest.root, table=manifest.table)
-            found.kept.append(manifest.found)
-        found.kept.append(rows)
         before = f"{path if folder else path.parent}/" if len(given) > 1 else ""
-        found.named.extend((f"{before}{image}", rows.root, image) for image in map(str, rows.table["image"]))
-        found.notes.extend(rows.troubles)
-        found.notes.extend(
-            f"{path}: {len(names)} left out ({why})." for why, names in rows.left_out.items() if why not in UNTOLD
-        )
+        plain = folder and not remote and split is None and columns == PLAIN
+        if plain and _add_all(found, path, before):
+            continue
+        manifest = load_manifest(path, columns=columns, references=False)
+        manifest = manifest if split is None else manifest.select(split)
+        assert manifest.found is not None, "it was read, not made"
+        found.kept.append(manifest.found)
+        found.notes.extend(manifest.found.troubles)
+        found.named.extend((f"{before}{image}", manifest.root, image) for image in map(str, manifest.table["image"]))
+        _add_notes(found, path, manifest.found.left_out)
     if not found.named:
         raise UsageError("No photograph was given; give images, a folder of images, or a table that lists them.")
     return found
 
 
-def _below(folder: Path) -> Found | None:
-    """All photographs of a folder, whatever its tables and its folders' names say; None where it has none as files."""
+def _add_all(found: Photographs, folder: Path, before: str) -> bool:
+    """Add all photographs of a folder, whatever its tables and the names of its folders say; False if it has none."""
     held = holdings(folder)
-    images, left_out = (held.images, {"DICOM beside other images": held.dicom}) if held.images else (held.dicom, {})
-    if not images:
-        return None
-    others = {why: names for why, names in left_out.items() if names} | held.left_out
-    return unpacked(Found("images alone", folder, pd.DataFrame({"image": images}), left_out=others), folder, True)
+    found.named.extend((f"{before}{image}", folder, image) for image in held.images)
+    if held.images:
+        _add_notes(found, folder, {"DICOM beside other images": held.dicom} | held.left_out)
+    elif held.dicom:
+        _add_dicom(found, folder, held.dicom, before)
+        _add_notes(found, folder, held.left_out)
+    return bool(held.images or held.dicom)
 
 
 def _add_one(found: Photographs, path: Path, name: str) -> None:
     suffix = without_suffix(path.name)[1]
     if not suffix and not path.exists():
         raise UsageError(f"{name} does not exist; give images, a folder of images, or a table that lists them.")
-    if suffix not in DICOM_SUFFIXES:
+    if suffix in DICOM_SUFFIXES:
+        _add_dicom(found, path.parent, [path.name], name[: -len(path.name)])
+    else:
         found.named.append((name, path.parent, path.name))
-        return
-    rows = unpacked(Found("images alone", path.parent, pd.DataFrame({"image": [path.name]})), path.parent, True)
+
+
+def _add_dicom(found: Photographs, folder: Path, names: list[str], before: str) -> None:
+    rows = unpacked(Found("images alone", folder, pd.DataFrame({"image": names})), folder, True)
     found.kept.append(rows)
     found.notes.extend(rows.troubles)
-    found.named.append((name, rows.root, str(rows.table["image"].iloc[0])))
+    found.named.extend(
+        (f"{before}{name}", rows.root, str(image)) for name, image in zip(names, rows.table["image"], strict=True)
+    )
+
+
+def _add_notes(found: Photographs, path: Path, left_out: Mapping[str, Sequence[str]]) -> None:
+    """Say what is left out, but for files that nobody takes for photographs."""
+    told = {why: len(names) for why, names in left_out.items() if names and why not in _UNTOLD}
+    found.notes.extend(f"{path}: {many} left out ({why})." for why, many in told.items())
 
 
 def graded(

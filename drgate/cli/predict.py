@@ -101,7 +101,7 @@ def command(
 ) -> int:
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.trust import load_revocations
-    from drgate.errors import UsageError
+    from drgate.errors import UsageError, visible
     from drgate.files import refuse_existing, refuse_no_place
     from drgate.predict import exit_code, graded, load_bundle, photographs_in
     from drgate.verify import Trust
@@ -128,7 +128,11 @@ def command(
         tell(deployed.where, quiet)
     longest = max(len(name) for name, _, _ in photographs.named)
     counts: Counter[str] = Counter()
-    with _writer(deployed, out, format, quiet, longest) as write, progress("Grading", quiet) as (started, advance):
+    table_is_seen = out is None and format is Format.human and sys.stdout.isatty()  # and shows how far it is
+    with (
+        _writer(deployed, out, format, quiet, longest) as write,
+        progress("Grading", quiet or table_is_seen) as (started, advance),
+    ):
         started(len(photographs))
         for prediction in graded(deployed, photographs, workers=workers, advance=advance):
             counts[prediction.status] += 1
@@ -136,10 +140,12 @@ def command(
             write(prediction)
     refer = counts.pop("to refer")
     bare = len(photographs) - counts["graded"]
+    sentence = f"{counts['graded']} of {len(photographs)} photographs have a grade, {refer} of them referable."
     if out is not None:
         summary = deployed.to_json() | {"written": str(out), "counts": dict(counts)}
-        sentence = f"{counts['graded']} of {len(photographs)} photographs have a grade, {refer} of them referable."
-        emit(summary, lambda console: _say(console, f"{sentence} Written: {out}."), format, quiet)
+        emit(summary, lambda console: _say(console, f"{sentence} Written: {visible(out)}."), format, quiet)
+    elif format is Format.human:
+        emit(None, lambda console: _say(console, sentence), format, quiet)
     if bare and not quiet:
         complain("drgate", f"{bare} of {len(photographs)} photographs have no grade: refer them to a person.")
     return exit_code(counts)
@@ -210,6 +216,7 @@ def _rows(file: IO[str], deployed: Deployed) -> Callable[[Prediction], object]:
 def _table(deployed: Deployed, longest: int) -> Callable[[Prediction], None]:
     """A line for each photograph, and one more for a reason that it has no room for. longest: name of an image."""
     from drgate.errors import visible
+    from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES
     from drgate.screen import console
 
     screen = console(sys.stdout)
@@ -222,6 +229,7 @@ def _table(deployed: Deployed, longest: int) -> Callable[[Prediction], None]:
     _say(screen, deployed.where)
     if deployed.grader.rule is not None:
         _say(screen, "A photograph with a quality below 1 gets no grade: refer it to a person.")
+    titles = dict(zip((*GRADES, *REFERABLE_CLASSES), (*TITLES, *SCALE_TITLES["referable"]), strict=True))
     heads = _ROW.format(name="Grade", p="P", refer="Refer", quality="Quality")
     room = max(_FEWEST, screen.width - len(heads) - 2)
     wide = min(max(longest, len("Image")), room)
@@ -232,7 +240,7 @@ def _table(deployed: Deployed, longest: int) -> Callable[[Prediction], None]:
         if sys.stdout.isatty() and len(image) > wide:
             image = f"...{image[3 - wide :]}"
         cells = {
-            "name": (found.name or found.status).replace("_", " "),
+            "name": titles.get(found.name or "", found.status.replace("_", " ")),
             "p": f"{max(found.p):.3f}" if found.p else "",
             "refer": {None: "", True: "yes", False: "no"}[found.referable],
             "quality": "" if found.quality is None else f"{found.quality:.2f}",
