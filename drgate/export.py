@@ -6,8 +6,8 @@
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
 output), model.yaml where more is to be said, README.md (the card), what it runs with without drgate (preprocessing.py,
 infer.py, config.pbtxt, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate
-is of the bytes that will run. An ONNX file is copied as it is, unless another precision is asked for. Each precision is a bundle of its
-own: what its rounding changed is paired with the answers of the model, and its own bounds decide.
+is of the bytes that will run. An ONNX file is copied as it is, unless another precision is asked for. Each precision is
+a bundle of its own: what its rounding changed is paired with the answers of the model, and its own bounds decide.
 """
 
 from __future__ import annotations
