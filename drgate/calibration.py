@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate.buckets import located
 from drgate.errors import ImageUnreadable, ManifestError, UsageError
 from drgate.evaluation import Calibration
 from drgate.manifest import SPLITS, Manifest, images_digest, load_manifest, split_by_patient
@@ -43,7 +44,7 @@ class Photographs:
         """
         data, colon, split = text.rpartition(":")
         if not colon or not data or "/" in split or Path(text).exists():
-            return cls(Path(text))
+            return cls(located(text))
         if split in ("test", judged):
             raise UsageError(
                 f"--calibration {text}: the split {split} is to judge by, and calibration may not see it; name the "
@@ -53,7 +54,7 @@ class Photographs:
             raise UsageError(
                 f"--calibration {text}: {split!r} is no split; expected train or val, such as {data}:train."
             )
-        return cls(Path(data), split)
+        return cls(located(data), split)
 
 
 class Calibrated(NamedTuple):

@@ -6,6 +6,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,21 @@ import pandas as pd
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 
 from drgate import export as export_module
 from drgate.calibration import IMAGES, Photographs, calibration
 from drgate.certificate.keys import generate_key, load_private_key
 from drgate.certificate.statement import make_statement, parse_statement
 from drgate.checklist import parse_yaml
-from drgate.errors import CheckpointError, ManifestError, UsageError
-from drgate.evaluation import Estimate, Evaluation
+from drgate.compare import changes_between
+from drgate.errors import CheckpointError, ManifestError, PredictionsError, UsageError
+from drgate.evaluation import Estimate, Evaluation, Flip, TestSet
 from drgate.judge import Judgement
 from drgate.manifest import load_manifest
+from drgate.predictions import Predictions, make_predictions, published
 from drgate.preprocessing import parse_preprocessing, read_preprocessing
+from drgate.report.evaluation import terminal
 from drgate.vision.checkpoint import save_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.images import read_image
@@ -190,6 +196,62 @@ def test_two_exports_are_the_same_bytes(place: Path, bundles: dict[str, Any], tm
         assert {one.version for one in model.opset_import if not one.domain} == {20}
 
 
+def test_one_command_per_precision(
+    place: Path, certified: Judgement, tmp_path: Path, drgate: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+):
+    """The terminal says what changed, and that the file is slower here; no file depends on the clock."""
+    took = {"fp32": 1.0, "bundle": 2.5}
+    monkeypatch.setattr(export_module, "seconds", lambda model, *_: took[model.parent.name])
+    common = (
+        "--certificate",
+        place / "report",
+        "--data",
+        place / "data",
+        "--spec",
+        place / "spec.yaml",
+        "--workers",
+        0,
+    )
+    words = ("--key", place / "key.pem", "--precision", "fp16", "--out", tmp_path / "bundle")
+    ended = drgate("export", place / "model.pth", *common, *words)
+    assert ended.code == 0, ended.err
+    assert "What the export changed\n- Of 40 images, " in ended.out
+    assert "On this machine fp16 takes 2.5 times as long as fp32." in ended.err
+    written = [file.read_bytes() for file in (tmp_path / "bundle").iterdir() if file.is_file()]
+    assert not any(b"2.5 times" in content for content in written)
+    verify = (
+        "verify",
+        tmp_path / "bundle" / "certificate.json",
+        "--key",
+        place / "key.pub",
+        "--parent",
+        place / "report",
+    )
+    assert "What the export changed was recomputed" in drgate(*verify).out
+
+
+def answers(p: list[float | None], **more: Any) -> Predictions:
+    """A model that says only how likely a photograph is to be referred."""
+    rows = {"image": [f"{k}.png" for k in range(len(p))], "grade": [0, 1, 2, 3, 4, 0], "p_referable": p, **more}
+    rows["sha256"] = [f"{k:064x}" for k in range(len(p))]
+    return published(make_predictions(pd.DataFrame(rows), "answers", {}))
+
+
+def test_changes_of_a_model_that_only_refers():
+    """An image that lost its answer is counted apart; the difference is in the share that is rightly referred."""
+    before = answers([0.1, 0.2, 0.9, 0.9, 0.8, 0.4], patient=[*"abcdef"])
+    after = answers([0.1, 0.6, 0.9, 0.3, None, 0.45], patient=[*"abcdef"])
+    found = changes_between(before, CHECKLIST, after, TestSet("it"))
+    assert (found.images, found.lost) == (5, 1)
+    assert found.flips == (Flip(0, 2, 1), Flip(2, 0, 1))
+    assert found.largest == pytest.approx(0.6)
+    assert isinstance(found.difference, Estimate)
+    assert found.difference.value == pytest.approx(3 / 6 - 6 / 6)
+    assert found.shown is False
+    with pytest.raises(PredictionsError, match="other images"):
+        changes_between(before, CHECKLIST, replace(after, table=after.table.iloc[1:]), TestSet("it"))
+
+
 class TestVerify:
     """`drgate verify` recomputes what the export changed, from both tables, and says where it cannot."""
 
@@ -232,6 +294,9 @@ class TestBroken:
             assert found.judgement.evaluation.verdict == "FAIL"
             report = (found.folder / "report.md").read_text()
             assert (found.folder / "report.html").read_text().count("Lost in the export: ") == 1
+            console = Console(record=True, width=200, file=StringIO())
+            terminal.render(found.judgement.evaluation, console)
+            assert "Lost in the export: " in console.export_text()
             return report.split("Lost in the export: ")[1].splitlines()[0]
 
         return run

@@ -16,7 +16,7 @@ from drgate.certificate.scored import SignedTable, sign_scored
 from drgate.certificate.sign import certify, sign
 from drgate.certificate.statement import Certificate, make_statement, read_certificate, reference
 from drgate.errors import PolicyError
-from drgate.evaluation import Estimate, Model, Scoring, Spend, Subject
+from drgate.evaluation import Changes, Estimate, Model, Scoring, Spend, Subject
 from drgate.files import canonical_json
 from drgate.predictions import PROBABILITIES, load_predictions, write_predictions
 from drgate.report.gate import markdown
@@ -516,7 +516,8 @@ class TestExportedModel:
         repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
         parent, _ = repository.judge({"dr.pth": b"weights of the first model"})
         model = model_facts({"dr.onnx": b"graph"})
-        made = replace(parent, model=replace(model, parent=reference(make_statement(parent))))
+        before = replace(reference(make_statement(parent)), changes=Changes(images=1, flips=(), largest=0.0))
+        made = replace(parent, model=replace(model, parent=before))
         repository.write("models/dr.onnx", b"graph")
         repository.certify("certificates/exported", made, repository.published(scored(answers(1), model)))
         return repository
