@@ -26,6 +26,7 @@ from drgate.bundle import PHOTOGRAPHS
 from drgate.certificate.keys import generate_key, load_private_key, load_public_key
 from drgate.certificate.statement import read_certificate
 from drgate.checklist import parse_checklist
+from drgate.cli.options import quality_rule
 from drgate.evaluation import COMPANIONS
 from drgate.gradability import RULE, Rule, measures
 from drgate.layouts import holdings
@@ -113,6 +114,24 @@ def certified(place: Path, bundle: Path, model: Any = None, *, time: str = "", *
         if file.name not in ("names.csv", ".gitignore"):
             shutil.copy(file, bundle)
     return found
+
+
+def again(source: Path, place: Path, folder: Path, **asked: Any) -> Any:
+    """Export a bundle once more, as folder/bundle, with a rule that refuses some of the photographs."""
+    key = load_private_key(place / "key.pem")
+    with pytest.warns(NoOutputWarning, match="refused by the rule of image quality"):
+        return exported(
+            source / "model.onnx",
+            certificate=source / "certificate.json",
+            checklist=parse_checklist(SPEC, "spec.yaml"),
+            out=folder / "bundle",
+            trusted=[key.public],
+            key=key,
+            data=place / "data",
+            looks=folder / "looks",
+            workers=0,
+            **asked,
+        )
 
 
 @pytest.fixture
@@ -290,20 +309,7 @@ class TestQuality:
         focus = {image: measured(place / "data" / image)["focus"] for image in table["image"]}
         low = float(np.quantile([*focus.values()], 0.15))
         rule = Rule(size=0, field=0, brightness=0, burnt=1, contrast=0, focus=round(low, 2))
-        key = load_private_key(place / "key.pem")
-        with pytest.warns(NoOutputWarning, match="refused by the rule of image quality"):
-            exported(
-                place / "bundle" / "model.onnx",
-                certificate=place / "bundle" / "certificate.json",
-                checklist=parse_checklist(SPEC, "spec.yaml"),
-                out=folder / "bundle",
-                trusted=[key.public],
-                key=key,
-                data=place / "data",
-                looks=folder / "looks",
-                workers=0,
-                quality=rule,
-            )
+        again(place / "bundle", place, folder, quality=rule)
         return folder / "bundle", rule, {image for image, value in focus.items() if value < rule.focus}
 
     def test_is_certified_with_the_model(self, ruled: tuple[Path, Rule, set[str]], place: Path, drgate: Run):
@@ -346,6 +352,13 @@ class TestQuality:
         shown = drgate(*words).out
         assert "gets no grade: refer it to a person." in shown
         assert shown.count("no grade") >= len(refused)
+
+    def test_is_kept_when_it_is_exported_again(self, ruled: tuple[Path, Rule, set[str]], place: Path, tmp_path: Path):
+        """A model that has a rule beside it is exported with it, and with another one where that is asked."""
+        assert again(ruled[0], place, tmp_path).exported
+        assert Rule.from_json(json.loads((tmp_path / "bundle" / "quality.json").read_text())) == ruled[1]
+        assert quality_rule(str(tmp_path / "bundle" / "quality.json")) == ruled[1]
+        assert (quality_rule("drgate"), quality_rule(None)) == (RULE, None)
 
     def test_another_rule_is_another_model(self, bundle: Path, place: Path, tmp_path: Path, refused: Refused):
         """A rule that was added, changed or taken away is not the certified one; a broken one is one sentence."""
