@@ -390,7 +390,7 @@ def fundus_square_2(path: Path, size: int) -> NDArray[np.uint8]:
 
     with Image.open(path) as image:
         if image.format == "JPEG":
-            part = max(k for k in (1, 2, 4, 8) if min(-(-side // k) for side in image.size) >= 2 * size or k == 1)
+            part = max(k for k in (1, 2, 4, 8) if min(image.size) >= 2 * k * size or k == 1)
             image.draft("RGB", (-(-image.width // part), -(-image.height // part)))
         pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     height, width = pixels.shape[:2]
