@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drgate.audit.gradability import MOST, RULE, Rule, gradable, measures, score
+from drgate.gradability import MOST, RULE, Rule, gradable, measures, score
 from drgate.preprocessing import reduced_copy
 from drgate.stats.proportion import exact_bounds
 from drgate.stats.ranking import auc_clustered

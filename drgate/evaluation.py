@@ -476,7 +476,7 @@ CUT_OFFS: Final = "operating_point.json"
 """Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
 
 QUALITY: Final = "quality.json"
-"""The rule of image quality in a bundle (`drgate.audit.gradability.Rule`): what it refuses gets no grade."""
+"""The rule of image quality in a bundle (`drgate.gradability.Rule`): what it refuses has no output from the model."""
 
 TRITON: Final = "config.pbtxt"
 """What NVIDIA's Triton reads of a model."""

@@ -33,6 +33,7 @@ from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnre
 from drgate.evaluation import COMPANIONS, CUT_OFFS, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.given import NAMES, WRITTEN
+from drgate.gradability import Rule
 from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
 from drgate.models import DESCRIPTION, FORMAT, find_model
 from drgate.preprocessing import Preprocessing, PreprocessingError
@@ -92,12 +93,14 @@ def export(
     key: SigningKey | None = None,
     allow_unsigned: bool = False,
     allow: Collection[Allowed] = (),
+    quality: Rule | None = None,
     progress: Progress = SILENT,
 ) -> Bundle:
     """Export a model that its certificate lets through.
 
     test: the test set of the certificate. key: signs the bundle's certificate. allow: what is accepted besides PASS and
-    a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`).
+    a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`). quality: the rule by which
+    the bundle gives some photographs no grade, judged with it; None: that of an ONNX file beside it, if it has one.
 
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature, and where it is not
     proved that this model gave the answers), CertificateError for a certificate that is not genuine, has expired, is
@@ -144,7 +147,8 @@ def export(
         _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
-        write_programs(fresh, None)
+        rule = grader.rule if quality is None and isinstance(grader, OnnxGrader) else quality
+        write_programs(fresh, rule)
         exported = OnnxGrader(fresh / MODEL)
         write_triton(fresh, exported)
         difference = compare(grader, exported, _sample(test_set, recipe))

@@ -249,6 +249,7 @@ def load_manifest(
     columns: ColumnMap = PLAIN,
     images: Path | None = None,
     troubles: list[str] | None = None,
+    references: bool = True,
 ) -> Manifest:
     """Read a manifest from a table, a folder, or a file with pictures inside (docs/datasets.md).
 
@@ -257,6 +258,8 @@ def load_manifest(
     columns: which column is which, and what stands for a grade. images: the folder that a table's images are in; None:
         the table's own. Both it and `path` may be in a bucket (gs://, s3://); what a table names is fetched then.
     troubles: gets a sentence for each kind of row that cannot be used, and those rows are left out; None raises it.
+    references: False reads the images and their splits alone, as they are listed: also those whose file is missing, and
+        one as often as it is named. The table then has these two columns.
 
     A folder is read from its `labels.csv` (or `labels.parquet`, `metadata.csv`) where it has one, else as Hugging
     Face's `datasets` writes it, else from `split/grade/*` or `grade/*` with grades as digits or class names. A folder
@@ -288,13 +291,15 @@ def load_manifest(
                     addresses[str(root.folder)] = str(address.parent)
         refuse_pipe(path, EXPECTED, ManifestError)
         found = _found(path, files, columns, root, source)
+        if not references:
+            found.troubles, found.missing = [], _absent(found)
         if found.bucket is not None:
             if own is not None or not found.missing:  # what can be refused is, before anything large is fetched
-                _checked(replace(found), path, False, None if own is None else [])
+                _checked(replace(found), path, False, None if own is None else [], references)
             if files or any(without_suffix(str(image))[1] in DICOM_SUFFIXES for image in found.table["image"]):
                 found.bucket.bring(found.table["image"].drop(found.table.index[found.missing]).astype(str))
         found = unpacked(found, _origin(path), files)
-        manifest = _checked(found, path, files, own)
+        manifest = _checked(found, path, files, own, references)
     found.said = [_named(line, addresses) for line in found.said]
     if troubles is not None and own is not None:
         troubles += [_named(line, addresses) for line in own]
@@ -407,18 +412,34 @@ def _shared(splits: dict[str, set[str]], split: str | None) -> list[str]:
     return sorted(name for name, places in splits.items() if len(places) > 1 and (split is None or split in places))
 
 
-def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) -> Manifest:
+def _absent(found: Found) -> list[int]:
+    """The rows whose image is no file."""
+
+    def there(image: str) -> bool:
+        if found.bucket is not None:
+            return found.bucket.holds(image)
+        try:
+            return (found.root / image).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            return False
+
+    return [row for row, image in enumerate(found.table["image"].astype(str)) if not there(image)]
+
+
+def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None, references: bool = True) -> Manifest:
     """The manifest of rows whose columns have drgate's names, each cell checked."""
     origin = _origin(path)
     given = list(found.troubles)
-    if found.missing and troubles is None:
+    if found.missing and troubles is None and references:
         raise ManifestError(_first(given))
     unusable = np.zeros(len(found.table), dtype=bool)
     unusable[found.missing] = True
     table, root = found.table, found.root
     columns = Columns(table, origin, ManifestError)
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _image_column(columns, root, files, {*found.missing})
+    checked["image"] = _image_column(columns, root, files, {*found.missing}, repeats=not references)
+    if not references:
+        return Manifest(root, checked.assign(split=columns.split()), origin, found=found)
     grades, refers = columns.reference()
     checked["grade"] = pd.array(grades, dtype="Int8")
     checked["patient"] = columns.patient()
@@ -460,7 +481,7 @@ def _first(troubles: list[str]) -> str:
     return troubles[0] + (f" ({more} more kinds of rows: drgate manifest shows all.)" if more else "")
 
 
-def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) -> list[str]:
+def _image_column(columns: Columns, root: Path, files: bool, missing: set[int], *, repeats: bool = False) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
 
@@ -484,7 +505,7 @@ def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) 
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
             raise ManifestError(f"{where(i)}: the image is outside {root}; give a path relative to it.")
-        if normal in seen:
+        if normal in seen and not repeats:
             raise ManifestError(f"{where(i)}: the image is already in {where(seen[normal])}; keep one row per image.")
         try:
             there = not files or i in missing or (root / normal).is_file()

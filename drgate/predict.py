@@ -11,8 +11,8 @@ their number.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,18 +24,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drgate.answers import NEEDS_CUT_OFFS, Answer
-from drgate.audit.gradability import RULE, Rule, gradable, measures, score
+from drgate.buckets import Address, fetch, is_folder
 from drgate.certificate.statement import read_certificate
-from drgate.errors import CertificateError, DrgateError, ExitCode, ImageUnreadable, UsageError
-from drgate.evaluation import CUT_OFFS, FOR_OTHERS, QUALITY, Role, Subject
+from drgate.errors import CertificateError, DrgateError, ExitCode, ImageUnreadable, ManifestError, UsageError, visible
+from drgate.evaluation import CUT_OFFS, FOR_OTHERS, Role, Subject
 from drgate.files import parse_json
 from drgate.given import TABLES, certificate_in
-from drgate.manifest import Manifest, load_manifest
+from drgate.gradability import RULE, gradable, measures, score
+from drgate.layouts.dicom import unpacked
+from drgate.layouts.found import Found
+from drgate.layouts.holdings import DICOM_SUFFIXES, holdings, without_suffix
+from drgate.manifest import load_manifest
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import PROBABILITIES, scores_of
 from drgate.preprocessing import Preprocessing, Reduced
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
-from drgate.score import BATCH, BATCH_PIXELS
+from drgate.score import BATCH, BATCH_PIXELS, CPU_BATCH
 from drgate.verify import Given, Trust, verify
 from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
@@ -50,20 +55,20 @@ FORMAT: Final = "drgate predict 1"
 _LISTED: Final = (*TABLES, ".npz", ".arrow")
 """Suffixes of a list of photographs, or of a file with photographs inside; every other file is one photograph."""
 
+_UNTOLD: Final = ("hidden", "text", "a file of the system")
+
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
     """A model that grades, and what is known of it.
 
     statement, headline: of its certificate; empty where it has none that can be read. doubts: why it is not certified,
-    in sentences; empty for a certified model. cut_offs: by which it grades; None: the most probable grade. rule: of the
-    bundle, by which photographs get no grade; None: all do, as when it was judged.
+    in sentences; empty for a certified model. cut_offs: by which it grades; None: the most probable grade.
     """
 
     grader: OnnxGrader
     answer: Answer
     cut_offs: OperatingPoint | None
-    rule: Rule | None
     statement: str
     headline: str
     doubts: tuple[str, ...]
@@ -72,6 +77,13 @@ class Deployed:
     def device(self) -> str:
         """The execution provider that ONNX Runtime really uses."""
         return self.grader.providers[0]
+
+    @property
+    def where(self) -> str:
+        """The same as a sentence."""
+        if self.grader.fell_back:
+            return f"Device: {self.device}. ONNX Runtime has the CUDA provider, but it does not work here."
+        return f"Device: {self.device}."
 
     def to_json(self) -> dict[str, Any]:
         """Everything of the result but its predictions."""
@@ -86,7 +98,7 @@ class Prediction:
     image: as the caller names it. sha256: of the file's bytes (hex); None where it cannot be read. grade: 0 to 4; None
     where the model says only whether to refer. name: of the grade, or one of `REFERABLE_CLASSES`. p: probability of
     each grade, or of not referable and referable; None where the model has no probabilities. quality: see
-    `drgate.audit.gradability.score`; below 1 the rule of image quality refuses the photograph. reason: why there is no
+    `drgate.gradability.score`; below 1 the rule of image quality refuses the photograph. reason: why there is no
     grade, or what the rule says of the photograph.
     """
 
@@ -139,8 +151,7 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     grader = OnnxGrader(folder / "model.onnx")
     points, of_points = _beside(folder, CUT_OFFS, "cut_offs")
     cut_offs = None if points is None else parse_operating_point(points, str(folder / CUT_OFFS))
-    limits, of_limits = _beside(folder, QUALITY, "quality")
-    loaded = {file for file in (*grader.files, *of_points, *of_limits) if file.name not in FOR_OTHERS}
+    loaded = {file for file in (*grader.files, *of_points) if file.name not in FOR_OTHERS}
     answer = grader.answer
     if read is not None:
         evaluation = read.statement.evaluation
@@ -158,19 +169,13 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     if cut_offs is not None and cut_offs.on != answer.cut_on:
         raise UsageError(f"{folder / CUT_OFFS} has cut-offs on {cut_offs.on}, its model answers with {answer.cut_on}.")
     statement, headline = ("", "") if read is None else (read.statement.digest, read.statement.headline)
-    rule = None if limits is None else _rule(limits, folder / QUALITY)
-    return Deployed(grader, answer, cut_offs, rule, statement, headline, doubts)
-
-
-def _rule(plain: object, path: Path) -> Rule:
-    try:
-        return Rule.from_json(plain, str(path))
-    except ValueError as problem:
-        raise UsageError(str(problem)) from problem
+    return Deployed(grader, answer, cut_offs, statement, headline, doubts)
 
 
 def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trust) -> Iterator[str]:
     """Why a bundle is not certified, in sentences."""
+    if not read.statement.of_model:
+        yield "Its certificate is of a table of predictions, not of a model."
     found = verify(path, trust, Given([folder]), read=read)
     yield from (*found.problems, *found.missing)
     if not found.signed:
@@ -179,8 +184,6 @@ def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trus
         yield "No trusted key was given (--trusted-key PUB or DRGATE_TRUSTED_KEY), so its signature was not verified."
     yield from found.unproved
     evaluation = read.statement.evaluation
-    if not read.statement.of_model:
-        yield "Its certificate is of a table of predictions, not of a model."
     if evaluation.verdict != "PASS":
         yield f"Its certificate says {evaluation.verdict}: {found.headline}"
     if not evaluation.clinical:
@@ -201,32 +204,86 @@ def _beside(folder: Path, name: str, role: Role) -> tuple[Any, list[Subject]]:
 class Photographs:
     """Photographs to grade.
 
-    named: name and file of each. manifests: that they are from; photographs that were unpacked are deleted with them.
+    named: of each its name in answers, the folder that it is in, and its name there. notes: what is to be said of what
+    was given, a sentence each. kept: what they were unpacked for; they are deleted with it.
     """
 
-    named: list[tuple[str, Path]]
-    manifests: list[Manifest]
+    named: list[tuple[str, Path, str]]
+    notes: list[str] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.named)
 
 
-def photographs_in(given: Iterable[Path]) -> Photographs:
-    """All photographs of what is given, in order: images as they are, folders and tables as manifests.
+def photographs_in(given: Sequence[Path], *, columns: ColumnMap = PLAIN, split: str | None = None) -> Photographs:
+    """All photographs of what is given, in order: images, all that are in a folder or below it, those of a table.
 
-    Raises ManifestError for a folder or table that is no manifest, UsageError where there is no photograph at all.
+    A photograph of a folder or table has the name that it has there; where several are given, below the folder's own.
+    Of a table, only the names and splits of images are used. None is opened but DICOM, which is unpacked.
+
+    columns, split: of tables; with either, a folder is read as a data set, as `drgate evaluate --data` reads it.
+
+    Raises ManifestError for a folder or table without photographs, UsageError for what does not exist.
     """
-    found = Photographs([], [])
+    found = Photographs([])
     for path in given:
-        if path.is_dir() or path.suffix.lower() in _LISTED:
-            manifest = load_manifest(path)
-            found.manifests.append(manifest)
-            found.named.extend((str(image), manifest.path(image)) for image in manifest.table["image"])
-        else:
-            found.named.append((str(path), path))
+        remote = isinstance(path, Address)
+        folder = is_folder(path, ManifestError) if remote else path.is_dir()
+        if not folder and path.suffix.lower() not in _LISTED:
+            _add_one(found, fetch(str(path), ManifestError) if remote else path, str(path))
+            continue
+        before = f"{path if folder else path.parent}/" if len(given) > 1 else ""
+        plain = folder and not remote and split is None and columns == PLAIN
+        if plain and _add_all(found, path, before):
+            continue
+        manifest = load_manifest(path, columns=columns, references=False)
+        manifest = manifest if split is None else manifest.select(split)
+        assert manifest.found is not None, "it was read, not made"
+        found.kept.append(manifest.found)
+        found.notes.extend(manifest.found.troubles)
+        found.named.extend((f"{before}{image}", manifest.root, image) for image in map(str, manifest.table["image"]))
+        _add_notes(found, path, manifest.found.left_out)
     if not found.named:
         raise UsageError("No photograph was given; give images, a folder of images, or a table that lists them.")
     return found
+
+
+def _add_all(found: Photographs, folder: Path, before: str) -> bool:
+    """Add all photographs of a folder, whatever its tables and the names of its folders say; False if it has none."""
+    held = holdings(folder)
+    found.named.extend((f"{before}{image}", folder, image) for image in held.images)
+    if held.images:
+        _add_notes(found, folder, {"DICOM beside other images": held.dicom} | held.left_out)
+    elif held.dicom:
+        _add_dicom(found, folder, held.dicom, before)
+        _add_notes(found, folder, held.left_out)
+    return bool(held.images or held.dicom)
+
+
+def _add_one(found: Photographs, path: Path, name: str) -> None:
+    suffix = without_suffix(path.name)[1]
+    if not suffix and not path.exists():
+        raise UsageError(f"{name} does not exist; give images, a folder of images, or a table that lists them.")
+    if suffix in DICOM_SUFFIXES:
+        _add_dicom(found, path.parent, [path.name], name[: -len(path.name)])
+    else:
+        found.named.append((name, path.parent, path.name))
+
+
+def _add_dicom(found: Photographs, folder: Path, names: list[str], before: str) -> None:
+    rows = unpacked(Found("images alone", folder, pd.DataFrame({"image": names})), folder, True)
+    found.kept.append(rows)
+    found.notes.extend(rows.troubles)
+    found.named.extend(
+        (f"{before}{name}", rows.root, str(image)) for name, image in zip(names, rows.table["image"], strict=True)
+    )
+
+
+def _add_notes(found: Photographs, path: Path, left_out: Mapping[str, Sequence[str]]) -> None:
+    """Say what is left out, but for files that nobody takes for photographs."""
+    told = {why: len(names) for why, names in left_out.items() if names and why not in _UNTOLD}
+    found.notes.extend(f"{path}: {many} left out ({why})." for why, many in told.items())
 
 
 def graded(
@@ -238,34 +295,51 @@ def graded(
 ) -> Iterator[Prediction]:
     """What the model says of each photograph, in their order.
 
+    Every batch is filled up to one size, so that a photograph gets the same answer in any company.
+
     workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
     with its number of photographs.
 
     Raises CheckpointError where the model cannot grade.
     """
-    recipe = deployed.grader.preprocessing
-    size = min(BATCH, max(1, BATCH_PIXELS // recipe.size**2))
+    grader = deployed.grader
+    recipe = grader.preprocessing
+    most = min(BATCH, max(1, BATCH_PIXELS // recipe.size**2))
+    size = most if "cuda" in deployed.device.lower() else min(CPU_BATCH, most)
     prepared = in_processes(
         partial(_prepare, recipe=recipe),
-        [path for _, path in photographs.named],
+        photographs.named,
         workers=usable_cores() if workers is None else workers,
-        chunk=max(1, CHUNK * size // BATCH),
+        chunk=max(1, CHUNK * most // BATCH),
     )
-    names = (name for name, _ in photographs.named)
+    names = (name for name, _, _ in photographs.named)
+    rule = RULE if grader.rule is None else grader.rule
     while batch := list(islice(prepared, size)):
-        readable = [one for one in batch if not isinstance(one, str)]
-        answers = iter(_answers(deployed, np.stack([one.pixels for one in readable])) if readable else ())
+        pixels = [one.pixels for one in batch if not isinstance(one, str)]
+        answers: Iterator[Prediction] = iter(())
+        if pixels:
+            pixels += pixels[-1:] * (0 if grader.batch else size - len(pixels))
+            answers = _answers(deployed, np.stack(pixels))
         for one, name in zip(batch, names, strict=False):
+            name = name if _is_text(name) else visible(name)
             if isinstance(one, str):
                 yield Prediction(name, "unreadable", reason=one)
                 continue
-            rule = deployed.rule or RULE
             answer, why = next(answers), gradable(one.also, rule)
-            if why and deployed.rule is not None:
-                answer = Prediction(name, "no_grade")
+            if why and grader.rule is not None:
+                answer = Prediction(name, "no_grade", reason=f"image quality: {why}. Refer to a person.")
             quality, reason = round(score(one.also, rule), 4), answer.reason or why or None
             yield replace(answer, image=name, sha256=one.digest, quality=quality, reason=reason)
         advance(len(batch))
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 can hold a file's name; bytes that are none come as halves of surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def exit_code(counts: dict[str, int]) -> int:
@@ -273,12 +347,13 @@ def exit_code(counts: dict[str, int]) -> int:
     return ExitCode.PASSED if set(counts) <= {"graded"} else ExitCode.NOT_SHOWN
 
 
-def _prepare(path: Path, recipe: Preprocessing) -> Prepared | str:
+def _prepare(named: tuple[str, Path, str], recipe: Preprocessing) -> Prepared | str:
     """The network's input as pixels of it, beside the measures of quality; or why the file is unreadable."""
+    path = named[1] / named[2]
     try:
         found = prepare_image(path, recipe, (), _measures)
     except ImageUnreadable as problem:
-        return str(problem)
+        return visible(str(problem).removeprefix(f"{path}: "))
     return replace(found, pixels=recipe.scaled(found.pixels))
 
 
@@ -300,7 +375,7 @@ def _answers(deployed: Deployed, pixels: NDArray[np.float32]) -> Iterator[Predic
     silent = table.isna().any(axis=1).to_numpy()
     for row, grade in enumerate(map(int, grades)):
         if silent[row]:
-            yield Prediction("", "no_grade", reason="the model gave no finite numbers.")
+            yield Prediction("", "no_grade", reason="the model gave no finite numbers. Refer to a person.")
             continue
         refer = grade in GROUPS["referable"]
         if deployed.answer.referable_only:

@@ -29,6 +29,7 @@ from drgate import __version__
 from drgate.audited import ALONE, Against, Found, after, before
 from drgate.errors import ImageUnreadable, LeakFound, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
+from drgate.gradability import gradable
 from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient, training_rows
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.metrics import AUDITED
@@ -67,8 +68,9 @@ def score(
 ) -> Predictions:
     """Grade every image of a manifest, and audit it in the same pass.
 
-    An image that cannot be read, or for which the model gives no finite numbers, becomes a row without probabilities
-    and a `NoOutputWarning`; the checklist defines how such images count.
+    An image that cannot be read, that the rule of image quality beside the model refuses, or for which the model gives
+    no finite numbers, becomes a row without probabilities and a `NoOutputWarning`; the checklist defines how such
+    images count.
 
     Under torchrun every process scores its share; the first continues with all of them, the others end here
     (SystemExit).
@@ -98,6 +100,8 @@ def score(
         share = _share(grader, manifest, tried, 0, advance)
         found.outputs[tried] = share.outputs
         found.refused.update(share.refused)
+        found.seen.update(share.seen)
+    withheld = _withhold(grader, manifest, found)
     refused = found.refused
     if against is not None and trial is None:
         seen = [found.seen.get(image, refused.get(image, "")) for image in table["image"]]
@@ -112,7 +116,7 @@ def score(
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**answer.columns(found.outputs))
-    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, audit))
+    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, audit, withheld))
 
 
 def unanswered(grader: Grader, manifest: Manifest, found: Found) -> Predictions:
@@ -224,6 +228,22 @@ class _Scored(NamedTuple):
     outputs: NDArray[np.float64]  # (n, k), the model's; NaN where there are none
     refused: dict[str, str]  # image -> why it has no output
     seen: dict[str, Examined]  # image -> what the audit keeps of it
+
+
+def _withhold(grader: Grader, manifest: Manifest, found: _Scored) -> list[str]:
+    """Take the model's answers from photographs that the rule of image quality beside it refuses.
+
+    Returns what the report says of their number.
+    """
+    if (rule := getattr(grader, "rule", None)) is None:
+        return []
+    many = 0
+    for at, image in enumerate(manifest.table["image"]):
+        if image in found.seen and (why := gradable(found.seen[image].measures, rule)):
+            found.outputs[at] = np.nan
+            found.refused[image] = f"{manifest.path(image)}: refused by the rule of image quality ({why})."
+            many += 1
+    return [f"The rule of image quality refuses {many} of {len(manifest)} photographs: they have no output."]
 
 
 def _share(
@@ -355,7 +375,9 @@ def _versions(grader: Grader) -> dict[str, str]:
     return found
 
 
-def _provenance(grader: Grader, answer: Answer, manifest: Manifest, audit: Found | None) -> dict[str, Any]:
+def _provenance(
+    grader: Grader, answer: Answer, manifest: Manifest, audit: Found | None, withheld: Sequence[str] = ()
+) -> dict[str, Any]:
     preprocess = grader.preprocessing
     sources = manifest.table.get("source", pd.Series()).nunique()  # counted: they may be hospitals, and are published
     return {
@@ -391,6 +413,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, audit: Found
             *manifest.leftovers(),
             *manifest.mapped(),
             *grader.notes,
+            *withheld,
             *(
                 [
                     f"Training data not fully known: {grader.unknown_data} Test images and patients could not be "

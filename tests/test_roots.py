@@ -23,6 +23,7 @@ from drgate.errors import CheckpointError, ManifestError
 from drgate.files import files_below
 from drgate.manifest import load_manifest
 from drgate.plan import load_planned
+from drgate.predict import photographs_in
 from drgate.screen import progress
 from drgate.survey import survey, write_canonical
 from tests.support import tiny
@@ -118,6 +119,22 @@ class TestSameSet:
         write_canonical(here, local / "set" / "canonical.csv")
         assert (tmp_path / "labels.csv").read_text() == (local / "set" / "canonical.csv").read_text()
         (local / "set" / "canonical.csv").unlink()
+
+    def test_predicted(self, between, scheme, local):
+        """`drgate predict` takes a folder, a table and a single photograph of a bucket; a missing one stays a row."""
+        put(f"{scheme}://bucket/set/visits.csv", b"image,grade\n3,banana\nlost,\n3,\n")
+        given = [f"{scheme}://bucket/{name}" for name in ("folders", "set/visits.csv", "set/photos/7.png")]
+        found = photographs_in([located(one) for one in given])
+        own = [f"{i % 5}/{i}.png" for i in range(10)]
+        names = [
+            *sorted(f"{given[0]}/{one}" for one in own),
+            *[f"{scheme}://bucket/set/{one}" for one in ("photos/3.png", "lost", "photos/3.png")],
+            given[2],
+        ]
+        assert [name for name, _, _ in found.named] == names
+        there = [root / image for _, root, image in found.named]
+        assert [path.is_file() for path in there] == [True] * 11 + [False, True, True]
+        assert there[-1].read_bytes() == (local / "set/photos/7.png").read_bytes()
 
     def test_evaluated(self, between, scheme, local, drgate, tmp_path, monkeypatch):
         """An evaluation is about the same set as on disk; its name is the address."""

@@ -39,10 +39,11 @@ from drgate.files import sha256_file
 from drgate.judge import Judgement
 from drgate.manifest import load_manifest, split_by_patient
 from drgate.operating_point import load_operating_point, make_operating_point, write_operating_point
+from drgate.predict import graded, load_bundle, photographs_in
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score
-from drgate.verify import Rescoring
+from drgate.verify import Rescoring, Trust
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_grader import OnnxGrader
@@ -456,8 +457,11 @@ class TestExport:
         }
         assert not (bundle / "names.csv").exists(), "the caller's own names of images stay at home"
 
-    def test_it_runs_without_drgate(self, bundle: Path, place: Path):
-        """`infer.py` in a process without drgate: the certified grade of every test image, and its probabilities."""
+    def test_it_runs_without_drgate(self, bundle: Path, place: Path, key: PrivateKey):
+        """`infer.py` in a process without drgate: the certified grade of every test image, and its probabilities.
+
+        `drgate predict` gives the same.
+        """
         table = pd.read_parquet(bundle / "predictions.parquet").set_index("image")
         images = [place / "data" / image for image in load_manifest(place / "data").select("test").table["image"]]
         code, lines, errors = infer(bundle, images)
@@ -467,6 +471,11 @@ class TestExport:
             assert int(line["grade"]) == row["predicted"]
             expected = [row[f"p_{grade}"] for grade in range(5)]
             assert [float(line[f"p_{grade}"]) for grade in range(5)] == pytest.approx(expected, abs=1e-5)
+        for one in graded(load_bundle(bundle, Trust([key.public])), photographs_in(images), workers=0):
+            assert one.sha256 is not None
+            row, line = table.loc[one.sha256[:16]], lines[one.image]
+            assert (one.grade, one.referable) == (row["predicted"], line["referable"] == "1")
+            assert one.p == pytest.approx([row[f"p_{grade}"] for grade in range(5)], abs=1e-12)
         sums = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=bundle)
         assert sums.returncode == 0
 

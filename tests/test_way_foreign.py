@@ -154,9 +154,18 @@ def test_from_a_foreign_file_to_a_certified_bundle(kind: str, place: Path, tmp_p
     assert (code, errors) == (0, "")
     decides = "grade" if kind == "regression" else "referable"
     assert [int(lines[str(path)][decides]) for path in paths] == expected.tolist()
+    # `drgate predict` says the same as infer.py and as the certified table, column by column.
     done("predict", bundle, place / "data", "--trusted-key", place / "key.pub", "--out", tmp_path / "grades.csv")
     rows = pd.read_csv(tmp_path / "grades.csv").set_index("image").loc[data]
-    assert rows["grade" if kind == "regression" else "referable"].astype(int).tolist() == expected.tolist()
+    assert rows[decides].astype(int).tolist() == expected.tolist()
+    refers = [bool(int(lines[str(path)]["referable"])) for path in paths]
+    assert rows["referable"].tolist() == refers
+    if kind == "regression":
+        assert rows["grade"].tolist() == table.loc[names, "predicted"].tolist()
+        assert rows["p_0"].isna().all()
+    else:
+        assert rows["p_referable"].to_numpy() == pytest.approx(table.loc[names, answer].to_numpy(), abs=1e-12)
+        assert rows["grade"].isna().all()
 
     moved = drgate("evaluate", bundle, *common, *spec, *looks, "--out", tmp_path / "again")
     assert moved.code == 0, moved.err

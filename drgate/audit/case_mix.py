@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from drgate.audit.evidence import Evidence, Examined, Photographs
-from drgate.audit.gradability import gradable
 from drgate.audit.result import Check, Finding, Status
 from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
+from drgate.gradability import gradable
 from drgate.scale import GRADES
 from drgate.stats.power import smallest_without_miss
 

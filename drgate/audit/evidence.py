@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drgate.audit.gradability import MOST, measures
 from drgate.audit.properties import ACQUISITION, CONTENT, properties
 from drgate.audit.views import VIEWS, views
 from drgate.errors import ImageUnreadable
+from drgate.gradability import MOST, measures
 from drgate.preprocessing import reduced_copy
 from drgate.vision.cache import Records, software
 from drgate.vision.decoding import in_processes, usable_cores
@@ -56,7 +56,7 @@ class Examined:
     properties: dict[str, float | str]
     """`drgate.audit.properties.properties`."""
     measures: dict[str, float]
-    """`drgate.audit.gradability.measures`."""
+    """`drgate.gradability.measures`."""
     views: bytes = b""
     """`drgate.audit.views.views`: further hashes."""
 

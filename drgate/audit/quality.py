@@ -1,4 +1,4 @@
-"""Can the photographs of the test set be graded, by the rule of `drgate.audit.gradability`?
+"""Can the photographs of the test set be graded, by the rule of `drgate.gradability`?
 
 A photograph that the rule refuses keeps its grade and is judged like any other. A deployment that uses the rule gives
 no output for it, which the evaluation counts. The photographs of disease can be worse for a clinical reason, such as a
@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 
 from drgate.audit.evidence import Evidence, Examined
-from drgate.audit.gradability import gradable, score
 from drgate.audit.result import Check, Finding, Status
 from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
+from drgate.gradability import gradable, score
 from drgate.stats.ranking import auc_clustered
 
 MOST: Final = 0.10

@@ -23,7 +23,7 @@ from drgate.vision.for_others import PROGRAMS
 from drgate.vision.images import read_image
 
 if TYPE_CHECKING:
-    from drgate.audit.gradability import Rule
+    from drgate.gradability import Rule
     from drgate.vision.onnx_grader import OnnxGrader
 
 

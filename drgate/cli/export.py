@@ -26,6 +26,7 @@ from drgate.cli.options import (
     WorkersOption,
     column_map,
     preprocessing,
+    quality_rule,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -82,6 +83,15 @@ def command(
             "repeated.",
         ),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality",
+            metavar="drgate|FILE",
+            help="Rule of image quality, judged with the model: what it refuses gets no grade, from the bundle too. "
+            "drgate is the rule of docs/audit.md; a file has other limits.",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -107,7 +117,7 @@ def command(
     refuse_existing(out, "give a new folder with --out")
     certificate, model = certificate_in(certificate), model_in(model)
     read_certificate(certificate)
-    checklist, stated = load_checklist(spec), preprocessing(preprocess)
+    checklist, stated, rule = load_checklist(spec), preprocessing(preprocess), quality_rule(quality)
     find_model(model)
     if base is not None:
         refuse_no_base(base)
@@ -130,6 +140,7 @@ def command(
             key=signer,
             allow_unsigned=allow_unsigned,
             allow=[one.value for one in allow or ()],
+            quality=rule,
             progress=scoring,
         )
     evaluation = bundle.judgement.evaluation

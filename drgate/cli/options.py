@@ -19,6 +19,7 @@ from drgate.screen import Format
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
+    from drgate.gradability import Rule
     from drgate.patients import PatientKey
     from drgate.preprocessing import Preprocessing
 
@@ -189,6 +190,20 @@ def preprocessing(text: str | None) -> Preprocessing | None:
     from drgate.vision.stated import load_preprocessing
 
     return load_preprocessing(text)
+
+
+def quality_rule(text: str | None) -> Rule | None:
+    """What --quality states: `drgate` for its own rule, or a file."""
+    if text is None:
+        return None
+    from drgate.gradability import RULE, Rule
+
+    if text == "drgate":
+        return RULE
+    try:
+        return Rule.from_json(read_json(Path(text), "drgate, or a file with a rule of image quality", UsageError), text)
+    except ValueError as problem:
+        raise UsageError(f"--quality: {problem}") from problem
 
 
 def patient_key(path: Path | None) -> PatientKey | None:

@@ -340,7 +340,7 @@ def _resolve(found: Found, path: Path) -> None:
             names = Names(held)
         own = None if pd.isna(split) else parse_split(str(split))
         where = names.of(image, own)
-        images.append(where[0] if where else given)
+        images.append(where[0] if len(where) == 1 else given)
         if own and len(where) == 1 and (of := splits_of(where[0])):
             if own in of:
                 at_home.add(own)

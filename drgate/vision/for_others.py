@@ -20,7 +20,7 @@ _PACKAGE: Final = Path(__file__).parents[1]
 PROGRAMS: Final = {
     "preprocessing.py": _PACKAGE / "preprocessing.py",
     "infer.py": _PACKAGE / "bundle" / "infer.py",
-    "gradability.py": _PACKAGE / "audit" / "gradability.py",
+    "gradability.py": _PACKAGE / "gradability.py",
 }
 """By its name in a bundle, the file of drgate that it is a copy of."""
 

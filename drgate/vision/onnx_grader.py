@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
-from drgate.evaluation import COMPANIONS, FOR_OTHERS, Role, Subject
+from drgate.evaluation import COMPANIONS, FOR_OTHERS, QUALITY, Role, Subject
 from drgate.files import digest_of, parse_json
+from drgate.gradability import Rule
 from drgate.models import DESCRIPTION, Description, answer_of, classes_of, parse_description, preprocessing_of
 from drgate.preprocessing import PRESETS, Preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES, Kind
@@ -48,7 +49,8 @@ class OnnxGrader:
     """An ONNX model, on CUDA if that works, else on the CPU.
 
     What its outputs are, and its preprocessing, is stated by `model.yaml` beside it, or by `labels.json` and
-    `preprocess.json` (a bundle). preprocess: of a model without a `model.yaml` or `preprocess.json`.
+    `preprocess.json` (a bundle). preprocess: of a model without a `model.yaml` or `preprocess.json`. `rule`: by
+    `quality.json`, which photographs it gives no answer for; None: it answers for all.
     """
 
     def __init__(self, path: Path, preprocess: Preprocessing | None = None) -> None:
@@ -89,6 +91,8 @@ class OnnxGrader:
             except Exception as error:  # onnxruntime's exceptions share no base class
                 raise cannot_run(path, copy, error) from error
         self.providers: list[str] = self._session.get_providers()
+        self.fell_back = wanted[0] in available and wanted[0] not in self.providers
+        self.rule = beside.rule
         self._seconds, self.batch = tried.seconds, tried.batch
         takes, gives = (
             next(one for one in ends if one.name == name)
@@ -106,6 +110,8 @@ class OnnxGrader:
     @property
     def notes(self) -> list[str]:
         found = []
+        if self.rule is not None:
+            found.append(f"By {QUALITY}, the model gives no answer for a photograph with {self.rule}.")
         if self.batch:
             how = "one by one" if self.batch == 1 else f"{self.batch} at a time, the last of them filled up"
             many = f"{self.batch} image{'' if self.batch == 1 else 's'}"
@@ -173,7 +179,7 @@ class _Beside(NamedTuple):
 
     described: `model.yaml`. labels: classes of the outputs in order, in the model's own words, by `labels.json`.
     preprocessing: by `model.yaml` or `preprocess.json`; says: which of them; "" where neither does. files: what was
-    read. names: of all files that are not the model's data.
+    read. names: of all files that are not the model's data. rule: by `quality.json`.
     """
 
     described: Description | None
@@ -182,6 +188,7 @@ class _Beside(NamedTuple):
     says: str
     files: tuple[Subject, ...]
     names: frozenset[str]
+    rule: Rule | None
 
 
 def _beside(path: Path) -> _Beside:
@@ -205,8 +212,15 @@ def _beside(path: Path) -> _Beside:
     own, says = prepared("preprocess.json"), "preprocess.json"
     listed, of_labels = read("labels.json", "labels"), path.with_name("labels.json")
     labels = None if listed is None else _labels(listed, of_labels)
+    limits, rule = read(QUALITY, "quality"), None
+    if limits is not None:
+        where = str(path.with_name(QUALITY))
+        try:
+            rule = Rule.from_json(parse_json(limits, where, "a rule of image quality", CheckpointError), where)
+        except ValueError as problem:
+            raise CheckpointError(str(problem)) from problem
     if data is None:
-        return _Beside(None, labels, own, "" if own is None else says, tuple(files.values()), frozenset(files))
+        return _Beside(None, labels, own, "" if own is None else says, tuple(files.values()), frozenset(files), rule)
     origin = path.with_name(DESCRIPTION)
     described = parse_description(data, origin)
     _refuse_other_file(path, described)
@@ -231,7 +245,7 @@ def _beside(path: Path) -> _Beside:
             "the right one."
         )
     names = {*files, *([described.cut_offs] if described.cut_offs else [])}
-    return _Beside(described, labels, found, DESCRIPTION, tuple(files.values()), frozenset(names))
+    return _Beside(described, labels, found, DESCRIPTION, tuple(files.values()), frozenset(names), rule)
 
 
 def _hashed(path: Path, name: str, role: Role | None = None) -> tuple[Subject, bytes]:

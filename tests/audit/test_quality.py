@@ -15,9 +15,9 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from drgate.audit.evidence import Evidence
-from drgate.audit.gradability import MOST, RULE, Rule, gradable, measures, score
 from drgate.audit.quality import check
 from drgate.demo.synthetic import CAMERAS, draw_patient, render
+from drgate.gradability import MOST, RULE, Rule, gradable, measures, score
 from drgate.preprocessing import reduced_copy
 from drgate.vision.images import read_image
 from drgate.vision.perceptual import HASHED_AT

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from drgate.audit.gradability import RULE
 from drgate.bundle import write_sums, write_vectors
+from drgate.gradability import RULE
 from drgate.vectors import photographs
 from tests.support.bundles import a_bundle
 from tests.support.repositories import Repository, answer, answers, closing, copy_of, said

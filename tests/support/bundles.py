@@ -14,9 +14,9 @@ from typing import Any
 import onnx
 
 from drgate.answers import Answer
-from drgate.audit.gradability import Rule
 from drgate.bundle import write_programs, write_triton
 from drgate.export import _write_companions
+from drgate.gradability import Rule
 from drgate.preprocessing import parse_preprocessing
 from drgate.vision.graders import load_grader
 from tests.support import foreign

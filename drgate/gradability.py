@@ -57,6 +57,10 @@ class Rule:
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
 
+    def __str__(self) -> str:
+        *most, last = [f"{name} {'above' if name == 'burnt' else 'below'} {getattr(self, name):g}" for name in MOST]
+        return f"{', '.join(most)} or {last}"
+
     @classmethod
     def from_json(cls, plain: object, origin: str = "The quality rule") -> Rule:
         """The inverse of `to_json`. Raises ValueError, a sentence that names `origin`, for anything else."""
