@@ -8,7 +8,15 @@ Needs NumPy and Pillow alone and imports nothing of drgate: an exported model ca
 arithmetic of OpenCV's and torch's resampling is written here again, so that neither has to be installed; tests compare
 it with the originals.
 
-The steps, in this order: crop; shape (resize, and pad or centre crop to a square of `size`); channels; scale; layout.
+The steps, in this order: decode; upright; crop; shape (resize, and pad or centre crop to a square of `size`); channels;
+scale; layout.
+
+`decode: scaled`: libjpeg reduces a JPEG by 8, 4, 2 or 1, the largest factor f with every side at least 2 f size.
+
+Upright: turned as its EXIF says; 16-bit values divided by 257 and rounded half to even; put over black where it is
+transparent; in RGB.
+
+`scale`, in float32: `range: [a, b]` is value ((b - a) / 255) + a; `mean` and `std` is (value / 255 - mean) / std.
 
 `field_of_view_1`: the image is averaged over blocks of max(1, longest side // 512) pixels, each block's brightness is
 the largest of its three channels, rounded half up as Pillow's `reduce` does. A block is lit if it is above the larger

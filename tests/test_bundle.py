@@ -171,7 +171,7 @@ def test_infer_gives_no_grade_where_the_quality_rule_refuses(tmp_path: Path):
     without = [one for one in answers if one.status == "no_grade"]
     assert {Path(one.image).name for one in without} >= {"blurred.jpg", "dark.png", "tiny.png"}
     assert 0 < len(without) < len(answers)
-    assert errors.splitlines() == [f"{one.image}: no grade: {one.reason}." for one in without]
+    assert errors.splitlines() == [f"{one.image}: {one.reason}" for one in without]
     (folder / "quality.json").unlink()
     assert infer(folder, images)[0] == 0
 
@@ -184,8 +184,8 @@ def test_infer_says_why_a_photograph_has_no_grade(tmp_path: Path):
     (tmp_path / "b" / "preprocess.json").write_text(json.dumps(parse_preprocessing("siglip@28").content()))
     (tmp_path / "b" / "labels.json").write_text(json.dumps([*GRADES]))
     write_programs(tmp_path / "b", None)
-    code, lines, errors = infer(tmp_path / "b", [PHOTOGRAPHS / "small.png"])
-    assert (code, errors) == (3, f"{PHOTOGRAPHS / 'small.png'}: no grade: the model gives no finite numbers.\n")
+    code, lines, errors = infer(tmp_path / "b", [image := PHOTOGRAPHS / "small.png"])
+    assert (code, errors) == (3, f"{image}: the model gave no finite numbers. Refer to a person.\n")
     assert next(iter(lines.values()))["referable"] == ""
 
 
@@ -337,7 +337,8 @@ def test_programs_for_others_are_certified_as_drgate_wrote_them(name: str, tmp_p
     grader = a_bundle(tmp_path, quality=RULE)
     own = {file.name: file.role for file in grader.files if file.name in WRITTEN}
     assert own == WRITTEN
-    assert grader.notes == []
+    said = grader.notes
+    assert not any("Not certified" in note for note in said)
     for copy, source in PROGRAMS.items():
         assert (tmp_path / copy).read_bytes() == source.read_bytes()
     content = (tmp_path / name).read_bytes()
@@ -345,7 +346,7 @@ def test_programs_for_others_are_certified_as_drgate_wrote_them(name: str, tmp_p
         (tmp_path / name).write_bytes(other)
         changed = load_grader(tmp_path / "model.onnx")
         assert {*changed.files} == {file for file in grader.files if file.name != name}
-        (note,) = changed.notes
+        (note,) = [note for note in changed.notes if note not in said]
         assert note.startswith(f"Not certified: {name} beside the model")
         assert changed.tensor_digest == grader.tensor_digest  # it gives the same answers here
 
@@ -390,7 +391,7 @@ def fundus_square_2(path: Path, size: int) -> NDArray[np.uint8]:
 
     with Image.open(path) as image:
         if image.format == "JPEG":
-            part = max(k for k in (1, 2, 4, 8) if min(-(-side // k) for side in image.size) >= 2 * size or k == 1)
+            part = max(k for k in (1, 2, 4, 8) if min(image.size) >= 2 * k * size or k == 1)
             image.draft("RGB", (-(-image.width // part), -(-image.height // part)))
         pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     height, width = pixels.shape[:2]

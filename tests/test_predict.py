@@ -22,7 +22,6 @@ import pytest
 from PIL import Image
 
 from drgate.answers import Answer
-from drgate.bundle import PHOTOGRAPHS
 from drgate.certificate.keys import generate_key, load_private_key, load_public_key
 from drgate.certificate.statement import read_certificate
 from drgate.checklist import parse_checklist
@@ -37,15 +36,15 @@ from drgate.predictions import load_predictions
 from drgate.preprocessing import reduced_copy
 from drgate.scale import GRADES, REFERABLE_CLASSES
 from drgate.score import CPU_BATCH, NoOutputWarning
+from drgate.vectors import PHOTOGRAPHS
 from drgate.verify import Trust
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_grader import OnnxGrader
 from tests.support import foreign, tiny
-from tests.support.bundles import infer
+from tests.support.bundles import a_bundle, infer
 from tests.support.foreign import network, node, write
 from tests.support.material import Ended, photograph
 from tests.support.verbs import exported, judged
-from tests.test_bundle import a_bundle
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]

@@ -40,7 +40,8 @@ def refused(path: str, limits: Any) -> str:
     from gradability import Rule, gradable, measures
 
     image = photograph(path, QUALITY_AT).convert("RGB")
-    return str(gradable(measures(image, *reduced_copy(image)), Rule.from_json(limits)))
+    why = gradable(measures(image, *reduced_copy(image)), Rule.from_json(limits))
+    return f"image quality: {why}" if why else ""
 
 
 def decided(outputs: Any, kind: str, classes: list[str], cuts: list[float]) -> list[Any]:
@@ -103,9 +104,9 @@ def main(images: list[str]) -> int:
             why = f"cannot be read as a photograph ({type(problem).__name__})"
         if not why:
             found = answer(pixels, batch)
-            why = "the model gives no finite numbers" if found[-1] == "" else ""
+            why = "the model gave no finite numbers" if found[-1] == "" else ""
         if why:
-            print(f"{path}: no grade: {why}.", file=sys.stderr)
+            print(f"{path}: {why}. Refer to a person.", file=sys.stderr)
             missing += 1
         table.writerow([path, *found])
     return 3 if missing else 0
