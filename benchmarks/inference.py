@@ -46,7 +46,7 @@ from drgate.evaluation import Precision
 from drgate.export import write_onnx
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import FUNDUS_SQUARE_2, parse_preprocessing
-from drgate.score import CPU_BATCH, score
+from drgate.score import CPU_BATCH, score, usual_batch
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors, save_checkpoint
 from drgate.vision.checkpoint_grader import CheckpointGrader
@@ -210,7 +210,8 @@ def compare_ways(
     options: argparse.Namespace, grader: CheckpointGrader, folder: Path, train: Manifest, test: Manifest
 ) -> None:
     pixels = prepared(grader, replace(test, table=test.table.iloc[:64].reset_index(drop=True)))
-    batches = np.split(pixels, range(CPU_BATCH, len(pixels), CPU_BATCH))
+    size = usual_batch(grader)
+    batches = np.split(pixels, range(size, len(pixels), size))
     found = by_torch_ways(grader, folder, "compiled" not in options.without)
     if "onnx" not in options.without:
         found |= by_onnx_ways(grader, folder, prepared(grader, train))

@@ -40,7 +40,7 @@ from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import PROBABILITIES, scores_of
 from drgate.preprocessing import Preprocessing, Reduced
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
-from drgate.score import BATCH, BATCH_PIXELS, CPU_BATCH
+from drgate.score import BATCH, most_at_once, usual_batch
 from drgate.verify import Given, Trust, verify
 from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
@@ -304,13 +304,12 @@ def graded(
     """
     grader = deployed.grader
     recipe = grader.preprocessing
-    most = min(BATCH, max(1, BATCH_PIXELS // recipe.size**2))
-    size = most if "cuda" in deployed.device.lower() else min(CPU_BATCH, most)
+    size = usual_batch(grader)
     prepared = in_processes(
         partial(_prepare, recipe=recipe),
         photographs.named,
         workers=usable_cores() if workers is None else workers,
-        chunk=max(1, CHUNK * most // BATCH),
+        chunk=max(1, CHUNK * most_at_once(recipe) // BATCH),
     )
     names = (name for name, _, _ in photographs.named)
     rule = RULE if grader.rule is None else grader.rule

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 
 BATCH: Final = 32
 CPU_BATCH: Final = 8
-"""A CPU gains nothing from more, and the last batch is filled up: at 6 s an image, one image would take minutes."""
+"""A CPU gains nothing from more."""
+CPU_PIXELS: Final = 2 * 448**2
+"""Of a batch on a CPU: of larger images, it gains nothing from more than one or two. The last batch is filled up: in a
+batch of 8, MedSigLIP-448 would take 45 s for one photograph."""
 RAW_BATCH: Final = 8
 """Of photographs as decoded: each takes up to 40 MB, of a size that is not known before."""
 BATCH_PIXELS: Final = BATCH * 448**2
@@ -286,7 +289,7 @@ def _share(
         partial(_prepare, preprocess=preprocess),
         [(manifest.path(image), contents[image]) for image in images],
         workers=min(usable_cores(), max(1, len(images) // WORTH_A_WORKER)) if workers is None else workers,
-        chunk=max(1, CHUNK * _usual_batch(preprocess) // BATCH),
+        chunk=max(1, CHUNK * most_at_once(preprocess) // BATCH),
         yielding=not _on_cuda(grader),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
@@ -341,9 +344,19 @@ def _begun(grader: Grader, pixels: list[NDArray[Any]], size: int) -> _Outputs:
     return lambda: found
 
 
-def _usual_batch(preprocess: Preprocessing | None) -> int:
+def most_at_once(preprocess: Preprocessing | None) -> int:
     """Images at a time on a GPU."""
     return RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
+
+
+def usual_batch(grader: Grader) -> int:
+    """Images at a time where nobody asks for another number."""
+    recipe = grader.preprocessing
+    if fixed := _fixed(grader):
+        return fixed
+    if recipe is None or _on_cuda(grader):
+        return most_at_once(recipe)
+    return min(CPU_BATCH, max(1, CPU_PIXELS // recipe.size**2))
 
 
 def _on_cuda(grader: Grader) -> bool:
@@ -359,8 +372,7 @@ def _batch_size(grader: Grader, asked: int | None) -> int:
     """Images at a time. Raises UsageError for a number that is out of range, or other than a file's own."""
     recipe, fixed = grader.preprocessing, _fixed(grader)
     if asked is None:
-        usual = _usual_batch(recipe)
-        return fixed or (usual if _on_cuda(grader) else min(CPU_BATCH, usual))
+        return usual_batch(grader)
     if not 1 <= asked <= BATCH_AT_MOST:
         raise UsageError(f"--batch is {asked}; expected a number from 1 to {BATCH_AT_MOST}.")
     if fixed not in (0, asked):
