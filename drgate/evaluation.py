@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Status = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT"]
+EXPORTED: Final[tuple[Verdict, ...]] = ("PASS", "OBSERVED")
+"""Verdicts of a model that may be exported; OBSERVED only where that is allowed."""
 
 BY_VALUE: Final = ("range", "amount", "count")
 """Kinds of metrics that have no interval: the value decides."""

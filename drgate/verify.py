@@ -26,7 +26,7 @@ from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, PredictionsError, UsageError, visible
-from drgate.evaluation import COMPANIONS, Changes, Evaluation, Role, TestSet, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, EXPORTED, Changes, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.given import PREDICTIONS
 from drgate.mapping import PLAIN, ColumnMap
@@ -451,6 +451,8 @@ def _earlier(
 ) -> Iterator[Finding]:
     """Whether the earlier certificate that the statement names is the one given, and says what is recorded of it."""
     parent = evaluation.model.parent
+    if parent is not None and parent.verdict not in EXPORTED:
+        yield "problem", f"It was exported from {parent.name}, which did not pass ({parent.verdict})."
     recorded = [earlier for earlier in (parent and replace(parent, changes=None), evaluation.model.previous) if earlier]
     if given is None:
         if recorded:
@@ -466,6 +468,8 @@ def _earlier(
         yield "checked", f"{given} is the earlier certificate that it names, and agrees with what is recorded of it."
         if exported and parent is not None and parent.changes is not None:
             yield from _changed(evaluation, parent.changes, earlier.statement.evaluation, given, table)
+        elif exported:
+            yield "unchecked", "It does not say what the export changed."
     else:
         yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."
 
@@ -476,11 +480,14 @@ def _changed(
     """Whether what the export changed follows from both tables of predictions."""
     theirs = published_table(before, given)
     if table is None or theirs is None:
-        lacking = f"the predictions are not beside {given}" if theirs is None else "the predictions were not given"
+        lacking = "the predictions were not given"
+        if theirs is None:
+            path = given.with_name(PREDICTIONS)
+            lacking = f"{path} {'does not hold those of the certificate' if path.exists() else 'is not there'}"
         yield "unchecked", f"What the export changed was not recomputed: {lacking}."
         return
     from drgate.checklist import parse_checklist
-    from drgate.compare import MARGIN, changes_between
+    from drgate.compare import changes_between
 
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
     try:
@@ -490,7 +497,6 @@ def _changed(
             table,
             evaluation.data,
             calibration=recorded.calibration,
-            margin=MARGIN if recorded.margin is None else recorded.margin,
         )
     except DrgateError as problem:
         yield "problem", f"What the export changed cannot be computed: {problem}"

@@ -15,7 +15,7 @@ from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
 from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, visible
-from drgate.evaluation import COMPANIONS, CUT_OFFS
+from drgate.evaluation import COMPANIONS, CUT_OFFS, EXPORTED
 from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
 from drgate.gate.checkout import exchanged
@@ -346,6 +346,10 @@ class _Assessor:
         )
         if reference(parent) != replace(recorded, changes=None) or own != theirs:
             return self._finding(check, "REFUSED", f"It claims values from {group[0].path} that are not in it.")
+        if parent.evaluation.verdict not in EXPORTED:
+            said = parent.evaluation.verdict
+            reason = f"{group[0].path}, under which it was exported, says {said}; export a model that passed."
+            return self._finding(check, "REFUSED", reason)
         roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
         if not policy.is_met_by(roles) or self.rules.revocations.against(parent):
             reason = f"{group[0].path}, under which it was exported, is revoked or lacks required signatures."

@@ -548,6 +548,18 @@ class TestExportedModel:
         path.write_bytes(sign(parent.statement, exported.keys["stranger"]))
         assert "model:models/dr.onnx:site-a:parent" in closing(answer(exported))
 
+    def test_that_did_not_pass(self, exported):
+        """A file whose own numbers pass does not make up for a model that failed."""
+        failed, _ = exported.judge({"dr.old": b"a worse model"}, table=answers(1, right=0.2))
+        assert failed.verdict == "FAIL"
+        passed, _ = exported.judge({"dr.old": b"a worse model"})
+        model = replace(model_facts({"dr.onnx": b"graph"}), parent=reference(make_statement(failed)))
+        made = replace(passed, model=model, training=failed.training, look=failed.look)
+        exported.certify("certificates/failed", failed, None)
+        exported.certify("certificates/exported", made, None)
+        found = of(answer(exported), "parent")
+        assert (found.status, "says FAIL; export a model that passed" in found.reason) == ("REFUSED", True), found
+
     def test_that_says_something_else(self, exported):
         """The exported file's certificate claims a cost that the parent's does not have."""
         parent, _ = exported.judge({"dr.pth": b"weights of the first model"})
