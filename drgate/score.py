@@ -65,6 +65,10 @@ COMPARED: Final = 64
 PARITY: Final = 0.05
 """How much a probability may change in another precision; of a regression, this share of its largest number."""
 
+OTHER_GRADES: Final = 0.1
+"""Share of the images of which the most probable grade may be another: where two are nearly as probable, a small change
+of a probability is enough. One image may, however few there are."""
+
 
 class NoOutputWarning(UserWarning):
     """An image has no output from the model; its row is in the table without probabilities."""
@@ -386,7 +390,8 @@ def _batch_size(grader: Grader, asked: int | None) -> int:
 def _parity(grader: Grader, manifest: Manifest, size: int) -> Parity | None:
     """A network of torch in its precision held against fp32, without any reference grade; None where that is fp32.
 
-    Raises CheckpointError where an output is not finite, or changes by more than `PARITY`.
+    Raises CheckpointError where an output is not finite, changes by more than `PARITY`, or decides otherwise for more
+    than `OTHER_GRADES` of the images.
     """
     from drgate.vision.grader import Exportable
 
@@ -421,7 +426,13 @@ def _parity(grader: Grader, manifest: Manifest, size: int) -> Parity | None:
     if not probabilities:
         return Parity(int(finite.sum()), largest)
     grades = (found.argmax(axis=1) if found.shape[1] > 1 else found[:, 0] >= 0.5 for found in (one, other))
-    return Parity(int(finite.sum()), largest, int(np.not_equal(*grades).sum()))
+    others = int(np.not_equal(*grades).sum())
+    if others > max(1, OTHER_GRADES * finite.sum()):
+        raise CheckpointError(
+            f"In {precision}, {others} of {of} have another grade than in fp32; expected {OTHER_GRADES:.0%} at most. "
+            "--precision fp32 works."
+        )
+    return Parity(int(finite.sum()), largest, others)
 
 
 def _some(manifest: Manifest, preprocess: Preprocessing | None) -> list[NDArray[Any]]:

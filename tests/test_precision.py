@@ -150,6 +150,17 @@ class TestParity:
         assert "--precision fp32 works.\nThe evaluation would be refused (1 problem)" in ended.err
         assert len(scored(models / f"{model}.pth", locked(eyes))) == 15
 
+    def test_other_grades_by_small_changes(self, eyes: Path, tmp_path: Path):
+        """Where all grades are nearly as probable, a change of 0.02 makes another one of each image."""
+        base = tiny.tiny_base(tmp_path / "base")
+        network = tiny.random_model(base)
+        with torch.no_grad():
+            network.classifier.classifier[8].weight *= 0.05
+            network.classifier.classifier[8].bias.copy_(30 + 0.02 * torch.arange(5.0))
+        save_checkpoint(tmp_path / "tied.pth", tiny.checkpoint_of(network, base))
+        with pytest.raises(CheckpointError, match=r"In bf16, \d+ of 15 images of \w+ have another grade .*10%"):
+            scored(tmp_path / "tied.pth", locked(eyes), precision="bf16")
+
     def test_a_severity_is_held_against_its_own_scale(self, eyes: Path):
         """On a scale of hundreds, a change of 1 is none; there are no grades to compare without cut-offs."""
 
