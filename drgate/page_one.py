@@ -9,7 +9,7 @@ from drgate.evaluation import Audit, CriterionResult, Estimate, Flagged, Look, M
 from drgate.metrics import AUDITED, BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import NO_PROBABILITIES, Predictions, as_grades
 from drgate.sample import Sample
-from drgate.scale import GROUPS
+from drgate.scale import GROUPS, SCALE_TITLES, STANDS_FOR
 from drgate.stats.confusion import NO_OUTPUT
 
 
@@ -57,7 +57,11 @@ def page_one(
             f"{'counts as an error' if confused == 1 else 'count as errors'} for severe NPDR."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
-        lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
+        have = "has" if unanswered == 1 else "have"
+        lines.append(
+            f"{unanswered} of {_count(len(sample), sample.unit)} {have} no output from the model: "
+            f"{_without_output(sample)}."
+        )
     if why := NO_PROBABILITIES.get(sample.no_probabilities):
         lines.append(f"What needs probabilities is not assessed: {why}")
     lines += _without_grade(ungradable)
@@ -141,6 +145,13 @@ def of_leak(sample: Sample, checklist: Checklist, data: TestSet) -> tuple[str, .
         *_patients(sample, checklist, data),
         *data.warnings,
     )
+
+
+def _without_output(sample: Sample) -> str:
+    """How many units of each reference grade have no output, where there are any."""
+    titles, all_units = SCALE_TITLES[sample.reference_scale], sample.by_reference(sample.whole())
+    found = zip(titles, sample.whole().table[[*STANDS_FOR[sample.reference_scale]], NO_OUTPUT], all_units, strict=True)
+    return ", ".join(f"{title} {some} of {every}" for title, some, every in found if some)
 
 
 def of_audit(audit: Audit | None) -> list[str]:

@@ -301,7 +301,7 @@ class TestUnanswered:
         assert (estimate(found, "sensitivity:referable").k, estimate(found, "sensitivity:referable").n) == (600, 600)
         assert found.no_output == (0, 0, 0, 0, 40)
         assert next(c for c in found.criteria if c.id == "no_output:pdr").status == "FAIL"
-        assert "40 of 1000 images have no output" in " ".join(found.page_one)
+        assert "40 of 1000 images have no output from the model: PDR 40 of 200." in found.page_one
 
     def test_healthy_eyes_without_output_are_false_positives(self):
         found = evaluate(self.silent(0, 50), QUICK, training=settled_run())

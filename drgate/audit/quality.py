@@ -48,7 +48,7 @@ def check(evidence: Evidence) -> Check:
 
     counted("refused", seen)
     if numbers["refused"] > MOST:
-        reasons.append(f"More than {MOST:.0%} of the photographs are refused by the quality rule.")
+        reasons.append(f"More than {MOST:.0%} of the photographs are refused by drgate's own quality rule.")
     for name, rows in strata(test.table).items():
         counted(f"refused:{name}", rows)
         own, others = (share(refused, some & seen, patients, APART) for some in (rows, ~rows))
