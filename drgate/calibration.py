@@ -1,4 +1,4 @@
-"""The photographs on which an export to int8 is calibrated: none of the test set.
+"""The photographs on which an export to int8 is calibrated: no file and no named patient of the test set.
 
 given = Photographs.of("eyepacs:val", "test")
 calibrated = calibration(given, test_set, recipe)
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate.audit.patients import spelling
 from drgate.buckets import located
 from drgate.errors import ImageUnreadable, ManifestError, UsageError
 from drgate.evaluation import Calibration
@@ -69,12 +70,15 @@ def calibration(
 ) -> Calibrated:
     """Photographs of the split `train` unless another is named (all, where there are no splits), as a model sees them.
 
-    test_set: what the model is judged on. Raises ManifestError where an image or a named patient of it is among those
-    that are given, and where none can be read; and as `load_manifest`.
+    test_set: what the model is judged on. Raises ManifestError where an image (the same bytes) or a named patient of it
+    (in any spelling) is among those that are given, and where none can be read; and as `load_manifest`.
     """
     manifest = _selected(given, test_set, load_manifest(given.data, columns=columns))
     both = [
-        {"image": {*one.content_digests().values()}, "patient": {*one.table["patient"].dropna()}}
+        {
+            "image": {*one.content_digests().values()},
+            "patient": {spelling(patient) or patient for patient in one.table["patient"].dropna()},
+        }
         for one in (manifest, test_set)
     ]
     for what in both[0]:

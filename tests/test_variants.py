@@ -32,6 +32,7 @@ from drgate.manifest import load_manifest
 from drgate.predictions import Predictions, make_predictions, published
 from drgate.preprocessing import parse_preprocessing, read_preprocessing
 from drgate.report.evaluation import terminal
+from drgate.report.words import exported as exported_words
 from drgate.vision.checkpoint import save_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.images import read_image
@@ -281,6 +282,73 @@ class TestVerify:
         assert any("changes.largest" in line for line in found.problems)
         assert found.exit_code == 2
 
+    @pytest.mark.parametrize(
+        ("edit", "found", "said"),
+        [
+            ({"margin": 0.5, "shown": True}, "problems", "changes.margin is 0.02, not 0.5"),
+            (None, "unchecked", "It does not say what the export changed"),
+        ],
+    )
+    def test_a_wider_margin_and_no_word_at_all(
+        self, edit: Any, found: str, said: str, place: Path, bundles: dict[str, Any], tmp_path: Path
+    ):
+        """By a margin of 50 points everything is no worse; and silence does not say that nothing changed."""
+        folder = Path(shutil.copytree(bundles["int8"].folder, tmp_path / "bundle"))
+        plain = json.loads((folder / "evaluation.json").read_text())
+        if edit is None:
+            del plain["model"]["parent"]["changes"]
+        else:
+            plain["model"]["parent"]["changes"] |= edit
+        (folder / "certificate.json").unlink()
+        (folder / "statement.json").write_bytes(make_statement(Evaluation.from_json(plain)).data)
+        result = verified(folder / "statement.json", parent=place / "report" / "certificate.json")
+        assert any(said in line for line in getattr(result, found)), result
+
+    def test_another_table_beside_the_parent(self, place: Path, bundles: dict[str, Any], tmp_path: Path):
+        """It is there, so nobody is told to look for it."""
+        report = Path(shutil.copytree(place / "report", tmp_path / "report"))
+        shutil.copy(bundles["int8"].folder / "predictions.parquet", report)
+        result = verified(bundles["int8"].folder / "certificate.json", parent=report / "certificate.json")
+        assert not result.problems
+        assert any(f"{report / 'predictions.parquet'} does not hold those of" in line for line in result.unchecked)
+
+    def test_a_parent_that_did_not_pass(self, bundles: dict[str, Any], tmp_path: Path):
+        """Only what passed is exported, so a certificate that says otherwise is not drgate's."""
+        folder = Path(shutil.copytree(bundles["int8"].folder, tmp_path / "bundle"))
+        plain = json.loads((folder / "evaluation.json").read_text())
+        plain["model"]["parent"]["verdict"] = "FAIL"
+        (folder / "certificate.json").unlink()
+        (folder / "statement.json").write_bytes(make_statement(Evaluation.from_json(plain)).data)
+        result = verified(folder / "statement.json")
+        assert (result.exit_code, result.problems) == (
+            2,
+            ("It was exported from model.pth, which did not pass (FAIL).",),
+        )
+
+
+@pytest.mark.parametrize(
+    ("scale", "said", "direction"),
+    [
+        ("grades", "3 have another grade than", ("2 more severe, 1 milder.", "Accuracy changes by")),
+        (
+            "referable",
+            "3 have another answer than",
+            ("2 now referred, 1 no longer referred.", "The share that is rightly"),
+        ),
+    ],
+)
+def test_the_direction_of_a_flip_is_no_judgement(
+    scale: Any, said: str, direction: tuple[str, str], bundles: dict[str, Any]
+):
+    """A more severe grade can be the right one, so neither direction is called better or worse."""
+    evaluation = bundles["int8"].judgement.evaluation
+    changes = replace(evaluation.model.parent.changes, flips=(Flip(0, 2, 2), Flip(2, 0, 1)))
+    parent = replace(evaluation.model.parent, changes=changes)
+    counts = replace(evaluation.counts, answer_scale=scale)
+    found = " ".join(exported_words(replace(evaluation, model=replace(evaluation.model, parent=parent), counts=counts)))
+    for one in (said, *direction, "copies that were saved again are not noticed"):
+        assert one in found
+
 
 class TestBroken:
     """A variant that lost a criterion stays out, and its report says which one."""
@@ -384,9 +452,10 @@ class TestCalibration:
         assert Photographs.of("gs://bucket/data", "test").split is None
         assert Photographs.of("gs://bucket/data:train", "test").split == "train"
 
-    @pytest.mark.parametrize("what", ["image", "patient"])
+    @pytest.mark.parametrize("what", ["image", "patient", "PATIENT"])
     def test_one_of_the_test_set(self, what: str, place: Path, tmp_path: Path):
-        """Under another name, in another set, in another split: the same bytes, or another photograph of a patient."""
+        """Under another name, in another set, in another split: the same bytes, or another photograph of a patient,
+        also where the two lists spell the patient in two ways."""
         test_set = load_manifest(place / "data").select("test")
         recipe = read_preprocessing(tiny.recipe(), "it")
         (tmp_path / "images").mkdir()
@@ -402,9 +471,11 @@ class TestCalibration:
         if what == "image":
             shutil.copy(test_set.path(str(test_set.table["image"].iloc[0])), tmp_path / "images" / "7.png")
         else:
-            lines[8] = lines[8].replace("new-7", str(owner))
+            lines[8] = lines[8].replace(
+                "new-7", str(owner) if what == "patient" else f"{owner} ".upper().replace("-", "_")
+            )
         labels.write_text("\n".join(lines) + "\n")
-        with pytest.raises(ManifestError, match=f"holds 1 {what} of the test set"):
+        with pytest.raises(ManifestError, match=f"holds 1 {what.lower()} of the test set"):
             calibration(Photographs(tmp_path), test_set, recipe)
 
     def test_a_split_without_images(self, place: Path, tmp_path: Path):

@@ -192,12 +192,12 @@ def _spellings(side: Photographs) -> list[tuple[tuple[str, str], int]]:
     pairs = pd.DataFrame({"source": sources.to_numpy(), "patient": table["patient"].to_numpy()})
     pairs = pairs[pairs["patient"].notna().to_numpy()].drop_duplicates()
     return [
-        ((_spelling(source), _spelling(patient.removeprefix(f"{source}:"))), int(row))
+        ((spelling(source), spelling(patient.removeprefix(f"{source}:"))), int(row))
         for row, source, patient in pairs.itertuples()
     ]
 
 
-def _spelling(text: str) -> str:
+def spelling(text: str) -> str:
     """Without case, punctuation and zeros in front of numbers: `P-007` and `p7` are the same, `1-23` and `12-3` not."""
     parts = _PARTS.findall(unicodedata.normalize("NFKC", text).casefold())
     return " ".join((part.lstrip("0") or "0") if part.isdigit() else part for part in parts)

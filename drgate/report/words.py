@@ -247,17 +247,24 @@ def lost(evaluation: Evaluation) -> str:
     return f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met this." if names else ""
 
 
+def directions(evaluation: Evaluation) -> tuple[str, str]:
+    """Which way an answer changes: upwards and downwards on its scale, whatever the reference says."""
+    refers = evaluation.counts.answer_scale == "referable"
+    return ("now referred", "no longer referred") if refers else ("more severe", "milder")
+
+
 def exported(evaluation: Evaluation) -> list[str]:
     """What an export changed in the answers, in sentences; empty where it was not compared."""
     found = evaluation.model.parent and evaluation.model.parent.changes
     if not found:
         return []
     flips = sum(flip.images for flip in found.flips)
-    worse = sum(flip.images for flip in found.flips if flip.after > flip.before)
+    higher = sum(flip.images for flip in found.flips if flip.after > flip.before)
     what = "answer" if evaluation.counts.answer_scale == "referable" else "grade"
+    up, down = directions(evaluation)
     lines = [
         f"Of {found.images} images, {flips or 'none'} {'has' if flips == 1 else 'have'} another {what} than from the "
-        "model that it was exported from" + (f": {worse} a worse one, {flips - worse} a better one." if flips else ".")
+        "model that it was exported from" + (f": {higher} {up}, {flips - higher} {down}." if flips else ".")
     ]
     if found.lost:
         lines.append(f"Without an answer, though that model gave one: {found.lost}.")
@@ -269,14 +276,20 @@ def exported(evaluation: Evaluation) -> list[str]:
         ends = ""
         if difference.low is not None and difference.high is not None:
             ends = f" (interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        counts = evaluation.counts
+        grades = counts.answer_scale == counts.reference_scale == "grades"
+        share = "Accuracy" if grades else "The share that is rightly referred or not referred"
         lines.append(
-            f"Accuracy changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
+            f"{share} changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
             f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}; this decides nothing, its "
             "own criteria do."
         )
     if found.calibration:
         digest = found.calibration.digest[:19]
-        lines.append(f"Calibrated on {found.calibration.images} photographs, none of the test set ({digest}...).")
+        lines.append(
+            f"Calibrated on {found.calibration.images} photographs ({digest}...). None is a file or of a named patient "
+            "of the test set; copies that were saved again are not noticed."
+        )
     return lines
 
 

@@ -31,6 +31,7 @@ from drgate.evaluation import (
 from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import (
     OUTCOMES,
+    directions,
     exported,
     level_of,
     lines,
@@ -151,11 +152,12 @@ def _exported(evaluation: Evaluation) -> Section | None:
     if not found:
         return None
     names = dict(zip(STANDS_FOR[evaluation.counts.answer_scale], rows_and_columns(evaluation)[1], strict=True))
+    up, down = directions(evaluation)
     rows = (
         (
             names.get(flip.before, flip.before),
             names.get(flip.after, flip.after),
-            "worse" if flip.after > flip.before else "better",
+            up if flip.after > flip.before else down,
             flip.images,
         )
         for flip in found.flips
