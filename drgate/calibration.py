@@ -44,7 +44,7 @@ class Photographs:
         Raises UsageError for a split that may not be seen, or is none.
         """
         data, colon, split = text.rpartition(":")
-        if not colon or not data or "/" in split or Path(text).exists():
+        if not colon or not data or {*"/\\"} & {*split} or Path(text).exists():
             return cls(located(text))
         if split in ("test", judged):
             raise UsageError(
@@ -112,6 +112,7 @@ def _selected(given: Photographs, test_set: Manifest, manifest: Manifest) -> Man
         manifest = split_by_patient(manifest, seed=test_set.dealt_by_seed)  # as training dealt this very set
     if not (manifest.table["split"] == split).any():
         raise ManifestError(
-            f"--calibration {given.data} has no images in the split {split}; name another, such as {given.data}:val."
+            f"--calibration {given.data} has no images in the split {split}; name another, such as "
+            f"{given.data}:{'train' if split == 'val' else 'val'}."
         )
     return manifest.select(split)

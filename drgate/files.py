@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -50,6 +51,10 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         if keep is not None and path.exists():
             path.replace(keep)
         temporary.replace(path)
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) and problem.filename is None:
+            problem.filename = str(path)  # of a file that is full, Python does not say which
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -300,9 +300,18 @@ def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:
             if path.exists():
                 sound = False
                 yield "problem", f"{path} decides the answers of the model beside it, and is not a certified file."
+    for program in (path for path in found if path.name == "infer.py"):
+        for path in sorted(program.parent.iterdir()):
+            code = path.suffix.lower() in _IMPORTED or any(path.glob("__init__.*"))
+            if code and path.name not in {*by_name, *COMPANIONS}:
+                sound = False
+                yield "problem", f"{path} can be run by infer.py beside it, and is not a certified file; take it away."
     if sound:
         yield "checked", "All certified files are there."
 
+
+_IMPORTED: Final = (".py", ".pyc", ".so", ".pyd")
+"""Suffixes of what Python takes for a module: beside a program, before the module of that name that is installed."""
 
 _AS: Final[dict[Role, str]] = {
     "model": "the model",

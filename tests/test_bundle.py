@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,28 @@ def test_infer_gives_no_grade_where_the_quality_rule_refuses(tmp_path: Path):
     assert infer(folder, images)[0] == 0
 
 
+def test_infer_runs_its_own_code(tmp_path: Path):
+    """Not what lies compiled beside it, and it leaves nothing compiled."""
+    a_bundle(tmp_path)
+    image = PHOTOGRAPHS / "small.png"
+    first = infer(tmp_path, [image])
+    assert first[0] == 0
+    assert not (tmp_path / "__pycache__").exists()
+    (tmp_path / "other.py").write_text("raise SystemExit(9)\n")
+    compiled = importlib.util.cache_from_source(str(tmp_path / "preprocessing.py"))
+    py_compile.compile(
+        str(tmp_path / "other.py"), compiled, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
+    )
+    assert infer(tmp_path, [image]) == first
+
+
+def test_infer_without_photographs(tmp_path: Path):
+    """Exit code 2: nothing has a grade. The model is not blamed."""
+    a_bundle(tmp_path)
+    told = f"{tmp_path}: infer.py cannot grade here ("
+    assert infer(tmp_path, []) == (2, {}, f"{told}no photograph was given: python infer.py IMAGE...).\n")
+
+
 def test_infer_says_why_a_photograph_has_no_grade(tmp_path: Path):
     """No finite number: as where it cannot be read."""
     model = network(weight=np.full((3, 5), np.inf, np.float32))
@@ -230,7 +253,7 @@ def test_a_bundle_that_cannot_run_is_refused(how: str, says: str, tmp_path: Path
     broken(how, folder)
     code, lines, errors = infer(folder, [PHOTOGRAPHS / "small.png"])
     assert (code, lines) == (2, {})
-    assert errors.startswith(f"{folder}: its model cannot grade here (")
+    assert errors.startswith(f"{folder}: infer.py cannot grade here (")
     assert errors.count("\n") == 1, errors
     common = ("--data", tmp_path / "data", "--spec", "smoke")
     assert says in refused("evaluate", folder / "model.onnx", *common, "--looks", "looks.jsonl", "--out", "r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image
 
 from drgate.answers import Answer
+from drgate.bundle import write_programs
 from drgate.certificate.keys import generate_key, load_private_key, load_public_key
 from drgate.certificate.statement import read_certificate
 from drgate.checklist import parse_checklist
@@ -580,6 +582,22 @@ class TestRuns:
         ended = drgate(*words, "--format", "json")
         assert (ended.code, ended.out) == (130, "")
 
+    @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+    def test_a_full_disk_leaves_no_file(
+        self, name: str, place: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The sentence names the file that has no room, though Python's error does not."""
+
+        def full(*_: object, **__: object) -> Any:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("drgate.predict.graded", full)
+        (tmp_path / "out").mkdir()
+        words = ("predict", place / "bundle", place / "data", "--trusted-key", place / "key.pub", "--quiet")
+        told = refused(*words, "--out", tmp_path / "out" / name)
+        assert told == f"drgate: {tmp_path / 'out' / name}: No space left on device."
+        assert not [*(tmp_path / "out").iterdir()]
+
     @pytest.mark.parametrize("form", ["human", "json"])
     def test_a_reader_that_ends_early(self, form: str, place: Path):
         """As by `| head -1`: exit code 141, no traceback."""
@@ -710,6 +728,18 @@ class TestRefused:
         (bundle / name).write_text("{}")
         told = refused("predict", bundle, place / "data", "--trusted-key", place / "key.pub")
         assert f"{name} decides the answers of the model beside it, and is not a certified file." in told
+
+    def test_code_that_infer_py_would_import(self, place: Path, tmp_path: Path, refused: Refused):
+        """A module beside a program runs before the installed one of its name."""
+        (bundle := tmp_path / "b").mkdir()
+        write_programs(bundle, None)
+        certified(place, bundle)
+        words = ("predict", bundle, place / "data", "--trusted-key", place / "key.pub")
+        for name in ("csv.py", "csv.pyc", "preprocessing.abi3.so", "preprocessing.PYD", "numpy/__init__.py"):
+            (bundle / name).parent.mkdir(exist_ok=True)
+            (bundle / name).touch()
+            assert f"{bundle / name.partition('/')[0]} can be run by infer.py beside it" in refused(*words)
+            (bundle / name).unlink()
 
     @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "model.yaml"])
     def test_each_certified_file(self, name: str, place: Path, bundle: Path, refused: Refused):

@@ -451,6 +451,7 @@ class TestCalibration:
         assert Photographs.of("data:val", "test") == Photographs(Path("data"), "val")
         assert Photographs.of("gs://bucket/data", "test").split is None
         assert Photographs.of("gs://bucket/data:train", "test").split == "train"
+        assert Photographs.of(r"C:\data\eyes", "test") == Photographs(Path(r"C:\data\eyes"))
 
     @pytest.mark.parametrize("what", ["image", "patient", "PATIENT"])
     def test_one_of_the_test_set(self, what: str, place: Path, tmp_path: Path):
@@ -482,8 +483,12 @@ class TestCalibration:
         test_set = load_manifest(place / "data").select("test")
         recipe = read_preprocessing(tiny.recipe(), "it")
         data = tiny.write_eyes(tmp_path / "other", train=0, val=1, test=0)
-        with pytest.raises(ManifestError, match="has no images in the split train"):
+        with pytest.raises(ManifestError, match=r"has no images in the split train; name another, such as .*:val"):
             calibration(Photographs(data), test_set, recipe)
+        with pytest.raises(ManifestError, match=r"has no images in the split val; name another, such as .*:train"):
+            calibration(
+                Photographs(tiny.write_eyes(tmp_path / "more", train=1, val=0, test=0), "val"), test_set, recipe
+            )
 
 
 def test_the_parents_table_is_needed(place: Path, certified: Judgement, tmp_path: Path):

@@ -2,7 +2,7 @@
 
 Needs onnxruntime, NumPy and Pillow. A photograph that cannot be read, that quality.json refuses, or for which the model
 has no numbers, has a line without a grade: refer it to a person. The exit code is 3 then, and 2 where the model cannot
-run at all.
+run or the lines cannot be written.
 """
 
 import csv
@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
-from preprocessing import FORMATS, read_preprocessing, reduced_copy, upright
+
+sys.pycache_prefix = __file__  # not a folder: preprocessing.py itself runs, not what lies in __pycache__
+from preprocessing import FORMATS, read_preprocessing, reduced_copy, upright  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 GRADES = ["no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr"]
@@ -71,6 +73,8 @@ def decided(outputs: Any, kind: str, classes: list[str], cuts: list[float]) -> l
 
 
 def main(images: list[str]) -> int:
+    if not images:
+        raise ValueError("no photograph was given: python infer.py IMAGE...")
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     onnxruntime.set_default_logger_severity(4)
@@ -116,6 +120,6 @@ if __name__ == "__main__":
     try:
         code = main(sys.argv[1:])
     except Exception as problem:  # onnxruntime's exceptions share no base class
-        print(f"{HERE}: its model cannot grade here ({str(problem).partition(chr(10))[0]}).", file=sys.stderr)
+        print(f"{HERE}: infer.py cannot grade here ({str(problem).partition(chr(10))[0]}).", file=sys.stderr)
         code = 2
     sys.exit(code)
