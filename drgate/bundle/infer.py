@@ -117,6 +117,8 @@ def main(images: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit("usage: python infer.py IMAGE...    " + (__doc__ or "").partition("\n")[0])
     try:
         code = main(sys.argv[1:])
     except Exception as problem:  # onnxruntime's exceptions share no base class

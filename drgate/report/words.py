@@ -244,7 +244,7 @@ def lost(evaluation: Evaluation) -> str:
         for one in evaluation.criteria
         if one.id in parent.criteria and parent.criteria[one.id].status in met and one.status not in met
     ]
-    return f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met this." if names else ""
+    return f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met {'this' if len(names) == 1 else 'these'}." if names else ""
 
 
 def directions(evaluation: Evaluation) -> tuple[str, str]:
@@ -268,7 +268,8 @@ def exported(evaluation: Evaluation) -> list[str]:
     ]
     if found.lost:
         lines.append(f"Without an answer, though that model gave one: {found.lost}.")
-    lines.append(f"The largest change of a number in the answers is {found.largest:.2g}.")
+    number = "the number that it answers with" if evaluation.model.output == "regression" else "a probability"
+    lines.append(f"The largest change of {number} is {found.largest:.2g}.")
     difference = found.difference
     if isinstance(difference, NotEstimable):
         lines.append(f"The difference in accuracy is not estimable: {visible(difference.reason)}")
@@ -281,8 +282,7 @@ def exported(evaluation: Evaluation) -> list[str]:
         share = "Accuracy" if grades else "The share that is rightly referred or not referred"
         lines.append(
             f"{share} changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
-            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}; this decides nothing, its "
-            "own criteria do."
+            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}. The verdict does not rest on it."
         )
     if found.calibration:
         digest = found.calibration.digest[:19]
@@ -840,8 +840,8 @@ def scored(model: Model) -> list[tuple[str, str]]:
         kind = "number" if model.output == "regression" else "probability"
         other = "" if parity.other_grades is None else f", {parity.other_grades} with another grade"
         text.append(
-            f"held against fp32 on {_many(parity.images, 'image')} before the look: a {kind} changes by up to "
-            f"{parity.largest:.2g}{other}"
+            f"held against fp32 on a sample of {_many(parity.images, 'image')} before the look: a {kind} changes by up to "
+            f"{parity.largest:.2g}{other}; more can change among the others"
         )
     return [("How it was scored", "; ".join(text))]
 

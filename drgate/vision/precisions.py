@@ -86,7 +86,7 @@ def write_precision(
 
 
 def seconds(model: Path, input: str, images: NDArray[Any]) -> float:
-    """How long an ONNX file takes for a batch on this machine: the shorter of two times, after one that is not counted.
+    """How long an ONNX file takes for a batch on this machine: the shortest of five times, after one that is not counted.
 
     Raises CheckpointError where it cannot run.
     """
@@ -99,7 +99,7 @@ def seconds(model: Path, input: str, images: NDArray[Any]) -> float:
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=providers)
         took = []
-        for _ in range(3):
+        for _ in range(6):
             began = time.perf_counter()
             session.run(None, {input: images})
             took.append(time.perf_counter() - began)
