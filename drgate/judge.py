@@ -469,6 +469,8 @@ def _opened(
         precision=source.precision,
     )
     _refuse_other_answers(path, grader.answer, point)
+    if parent is not None:
+        _refuse_other_test_set(parent, test_set.digest())  # before the hours of scoring
     if test_set.sealed:
         raise ManifestError(
             f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
@@ -902,11 +904,17 @@ def _training(
     return _read(Training, history or own, "The training record")
 
 
+def _refuse_other_test_set(parent: Statement, digest: str | None) -> None:
+    if parent.evaluation.data.manifest_digest != digest:
+        raise UsageError(
+            "The certificate is on another test set; give the one that it was made on with --data, and its --split."
+        )
+
+
 def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, TestSet]:
     """With the certificate that stability, cost, look and audit come from; it must be on the same test set."""
     before = parent.evaluation.data
-    if before.manifest_digest != facts.manifest_digest:
-        raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
+    _refuse_other_test_set(parent, facts.manifest_digest)
     warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings]))
     return replace(model, parent=reference(parent)), replace(facts, warnings=warnings)
 

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from drgate import export as export_module
+from drgate import judge as judging
 from drgate.calibration import IMAGES, Photographs, calibration
 from drgate.certificate.keys import generate_key, load_private_key
 from drgate.certificate.statement import make_statement, parse_statement
@@ -489,6 +490,16 @@ class TestCalibration:
             calibration(
                 Photographs(tiny.write_eyes(tmp_path / "more", train=1, val=0, test=0), "val"), test_set, recipe
             )
+
+
+def test_another_test_set_is_refused_before_scoring(
+    place: Path, certified: Judgement, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Scoring can take hours."""
+    monkeypatch.setattr(judging, "score", lambda *_, **__: pytest.fail("scored"))
+    for asked in ({"split": "val"}, {"data": tiny.write_eyes(tmp_path / "other", train=1, val=1, test=8)}):
+        with pytest.raises(UsageError, match=r"on another test set.*--data, and its --split"):
+            variant(place, tmp_path / "bundle", "fp32", **asked)
 
 
 def test_the_parents_table_is_needed(place: Path, certified: Judgement, tmp_path: Path):

@@ -287,8 +287,8 @@ def exported(evaluation: Evaluation) -> list[str]:
     if found.calibration:
         digest = found.calibration.digest[:19]
         lines.append(
-            f"Calibrated on {found.calibration.images} photographs ({digest}...). None is a file or of a named patient "
-            "of the test set; copies that were saved again are not noticed."
+            f"Calibrated on {found.calibration.images} photographs ({digest}...). None is a file of the test "
+            "set, or shows a named patient of it; copies that were saved again are not noticed."
         )
     return lines
 
