@@ -19,23 +19,19 @@ arithmetic rate of both as a share of the rate that this machine reaches on a la
 from __future__ import annotations
 
 import argparse
-import logging
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
 from scipy.special import softmax
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -46,12 +42,13 @@ from drgate.evaluation import Precision
 from drgate.export import write_onnx
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import FUNDUS_SQUARE_2, parse_preprocessing
-from drgate.score import CPU_BATCH, score, usual_batch
+from drgate.score import score, usual_batch
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors, save_checkpoint
 from drgate.vision.checkpoint_grader import CheckpointGrader
 from drgate.vision.inference import DTYPES, placed
 from drgate.vision.network import GradingModel, add_lora, architecture
+from drgate.vision.precisions import MODEL, write_precision
 from drgate.vision.prepared import prepare_image
 
 SMALL = {
@@ -98,15 +95,6 @@ def prepared(grader: CheckpointGrader, images: Manifest) -> Pixels:
     return np.stack([recipe.scaled(prepare_image(path, recipe).pixels) for path in paths])
 
 
-class Calibration(CalibrationDataReader):
-    def __init__(self, images: Pixels) -> None:
-        self._left: Iterator[Pixels] = iter(np.split(images, range(CPU_BATCH, len(images), CPU_BATCH)))
-
-    def get_next(self) -> dict[str, Pixels] | None:
-        batch = next(self._left, None)
-        return None if batch is None else {"pixel_values": batch}
-
-
 def by_torch(network: torch.nn.Module | Any, device: torch.device, precision: Precision = "fp32") -> Way:
     def way(batch: Pixels) -> NDArray[Any]:
         with torch.inference_mode():
@@ -139,27 +127,15 @@ def by_torch_ways(grader: CheckpointGrader, folder: Path, compiled: bool) -> dic
 
 def by_onnx_ways(grader: CheckpointGrader, folder: Path, calibration: Pixels) -> dict[str, tuple[Way, float]]:
     """Likewise."""
-    files = {name: folder / name / "model.onnx" for name in ("fp32", "fp16", "int8")}
+    files = {name: folder / name / MODEL for name in ("fp32", "fp16", "int8")}
     for file in files.values():
         file.parent.mkdir()
     write_onnx(grader.network(), grader.preprocessing.size, files["fp32"])
-    half = convert_float_to_float16(onnx.load(files["fp32"]), keep_io_types=True)
-    onnx.save(half, files["fp16"], save_as_external_data=True, location="model.onnx.data")
-    graph = onnx.load(files["fp32"], load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    # attention's products of two activations: rounded to 8 bits they cost every grade
-    products = [node.name for node in graph.node if node.op_type == "MatMul" and not weights & {*node.input}]
-    quantize_static(
-        files["fp32"],
-        files["int8"],
-        Calibration(calibration),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-        nodes_to_exclude=products,
-        per_channel=True,
-        use_external_data_format=True,
-    )
-    sizes = {name: sum(one.stat().st_size for one in file.parent.iterdir()) / 1e6 for name, file in files.items()}
+    for smaller in ("fp16", "int8"):
+        write_precision(files["fp32"], smaller, files[smaller].parent, calibration)
+    sizes = {
+        name: sum(one.stat().st_size for one in file.parent.glob(f"{MODEL}*")) / 1e6 for name, file in files.items()
+    }
     return {f"ONNX Runtime, {name}": (by_onnx(file), sizes[name]) for name, file in files.items()}
 
 
@@ -189,7 +165,6 @@ def main(arguments: Sequence[str]) -> int:
         "--without", nargs="*", choices=["compiled", "onnx"], default=[], help="leave out what takes a minute"
     )
     options = parser.parse_args(arguments)
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime advises its own preparation of a model
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grader = written(folder, options.size, options.precision)

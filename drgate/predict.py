@@ -40,7 +40,7 @@ from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import PROBABILITIES, scores_of
 from drgate.preprocessing import Preprocessing, Reduced
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
-from drgate.score import BATCH, most_at_once, usual_batch
+from drgate.score import BATCH, most_at_once, usual_batch, whole_batch
 from drgate.verify import Given, Trust, verify
 from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
@@ -317,8 +317,7 @@ def graded(
         pixels = [one.pixels for one in batch if not isinstance(one, str)]
         answers: Iterator[Prediction] = iter(())
         if pixels:
-            pixels += pixels[-1:] * (0 if grader.batch else size - len(pixels))
-            answers = _answers(deployed, np.stack(pixels))
+            answers = _answers(deployed, whole_batch(pixels, size))
         for one, name in zip(batch, names, strict=False):
             name = name if _is_text(name) else visible(name)
             if isinstance(one, str):

@@ -330,22 +330,26 @@ def _one_ahead(
 
 
 def _begun(grader: Grader, pixels: list[NDArray[Any]], size: int) -> _Outputs:
-    """What gives the outputs for images, which are filled up to a whole batch where the grader does not decide.
-
-    Arithmetic rounds otherwise in a batch of another size: an image would get other bytes as the last one of a set.
-    """
+    """What gives the outputs for images, in a whole batch unless a grader in Python gets them."""
     from drgate.vision.grader import Exportable
     from drgate.vision.python_grader import PythonGrader
 
     if not pixels:
         return lambda: np.empty((0, grader.answer.width), np.float32)
-    if not (isinstance(grader, PythonGrader) or _fixed(grader)):
-        pixels = pixels + pixels[-1:] * (size - len(pixels))
     if isinstance(grader, Exportable):
-        return grader.inference.begin(np.stack(pixels))
+        return grader.inference.begin(whole_batch(pixels, size))
+    batch = pixels if isinstance(grader, PythonGrader) else whole_batch(pixels, size)
     recipe = grader.preprocessing
-    found = grader.outputs(pixels if recipe is None else recipe.scaled(np.stack(pixels)))
+    found = grader.outputs(batch if recipe is None else recipe.scaled(np.asarray(batch)))
     return lambda: found
+
+
+def whole_batch(images: list[NDArray[Any]], size: int) -> NDArray[Any]:
+    """So many images, the last one repeated.
+
+    Arithmetic rounds otherwise in a batch of another size: an image would get other bytes as the last one of a set.
+    """
+    return np.stack(images + images[-1:] * (size - len(images)))
 
 
 def most_at_once(preprocess: Preprocessing | None) -> int:
@@ -399,8 +403,7 @@ def _parity(grader: Grader, manifest: Manifest, size: int) -> Parity | None:
     if not isinstance(grader, Exportable) or precision == "fp32":
         return None
     pixels = _some(manifest, grader.preprocessing)
-    parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-    filled = [np.stack(part + part[-1:] * (size - len(part))) for part in parts]
+    filled = [whole_batch(pixels[start : start + size], size) for start in range(0, len(pixels), size)]
     before, after = (
         np.concatenate([network.begin(part)() for part in filled])[: len(pixels)]
         for network in (grader.inference.in_fp32(), grader.inference)

@@ -214,7 +214,7 @@ def interface(path: Path, graph: Any, input: str | None = None, output: str | No
     )
 
 
-_QUANTIZED: Final = re.compile(r"(Dynamic)?(Quantize|Dequantize)Linear|QLinear\w+|\w+Integer|MatMulNBits")
+QUANTIZED: Final = re.compile(r"(Dynamic)?(Quantize|Dequantize)\w+|Q[A-Z]\w+|\w+Integer\w*|MatMul(NBits|Bnb4|FpQ4)")
 """Operators between floats and 8 bits or fewer, and those that compute in them."""
 
 
@@ -231,7 +231,7 @@ def precision_of(model: Any) -> Precision:
     }
     sizes: Counter[Precision] = Counter()
     for message in messages(model):
-        if isinstance(message, onnx.NodeProto) and _QUANTIZED.fullmatch(message.op_type):
+        if isinstance(message, onnx.NodeProto) and QUANTIZED.fullmatch(message.op_type):
             return "int8"
         if isinstance(message, kinds) and message.data_type in names:
             name, width = names[message.data_type]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
 from drgate.screen import silenced
-from drgate.vision.onnx_files import first_line, messages, without_traces
+from drgate.vision.onnx_files import QUANTIZED, first_line, messages, without_traces
 
 Smaller = Literal["fp16", "int8"]
 
@@ -32,8 +32,6 @@ LAYERS: Final = ("Conv", "Gemm", "MatMul")
 
 CALIBRATION_BATCH: Final = 8
 
-_QUANTIZED: Final = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
-
 
 def refuse_other_numbers(path: Path, model: Any, precision: Smaller) -> None:
     """Raise CheckpointError for an ONNX model that is not in fp32: rounded twice, it is no longer the certified one."""
@@ -44,9 +42,7 @@ def refuse_other_numbers(path: Path, model: Any, precision: Smaller) -> None:
     for one in messages(model):
         if isinstance(one, onnx.TensorProto) and one.data_type in halves:
             found = "16-bit floats"
-        elif isinstance(one, onnx.NodeProto) and (
-            one.op_type in _QUANTIZED or one.op_type.startswith("QLinear") or one.domain == "com.microsoft"
-        ):
+        elif isinstance(one, onnx.NodeProto) and (QUANTIZED.fullmatch(one.op_type) or one.domain == "com.microsoft"):
             found = "8-bit integers" if one.domain != "com.microsoft" else f"ONNX Runtime's own operator {one.op_type}"
         if found:
             raise CheckpointError(

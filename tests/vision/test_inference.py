@@ -151,6 +151,21 @@ class TestOfAnOnnxFile:
         quantize_dynamic(path, tmp_path / "int8.onnx")
         assert precision_of(onnx.load(tmp_path / "int8.onnx")) == "int8"
 
+    @pytest.mark.parametrize(
+        ("operator", "precision"),
+        [
+            ("DynamicQuantizeMatMul", "int8"),
+            ("MatMulIntegerToFloat", "int8"),
+            ("QAttention", "int8"),
+            ("QGemm", "int8"),
+            ("QuickGelu", "fp32"),
+        ],
+    )
+    def test_operators_of_onnx_runtime_itself(self, operator: str, precision: str):
+        """As its optimiser leaves them in a file: their 8-bit weights are no floats that could be counted."""
+        node = helper.make_node(operator, ["x"], ["y"], domain="com.microsoft")
+        assert precision_of(helper.make_model(helper.make_graph([node], "g", [], []))) == precision
+
     def test_most_bytes_decide(self):
         """Weights in constants count too, and a norm that stays in fp32 does not decide."""
 
