@@ -35,25 +35,35 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path, preci
         "library_name": "onnx",
         "pipeline_tag": "image-classification",
         "tags": ["diabetic-retinopathy", "fundus", "drgate"],
-        "model-index": [{"name": parent.name, "results": [_results(evaluation)]}],
+        "model-index": [{"name": parent.name, "results": [_result(evaluation)]}],
         "drgate": {"verdict": evaluation.verdict, **signed},
     }
+    criteria = [
+        [line.title, line.outcome, line.rule, line.counts, line.value, line.interval]
+        for line in words.lines(evaluation)
+        if line.required
+    ]
     return "\n".join(
         [
             "---",
-            json.dumps(head, indent=2, ensure_ascii=False),  # JSON is YAML
+            _front_matter(head, _metrics(evaluation)),
             "---",
             "",
             "# Model card",
             "",
             f"{does} diabetic retinopathy on colour fundus photographs{scale}. **Not a medical device.**",
             "",
+            f"**{markdown.escape(evaluation.headline)}**",
+            "",
+            markdown.grid(["Required criterion", "Outcome", "Rule", "Counts", "Estimate", "Interval"], criteria),
+            "",
             f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
             f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
-            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}), {answer.kind}{order}.",
+            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}): {answer.kind.replace('_', ' ')}{order}.",
             *(f"- {label}: {markdown.escape(text)}." for label, text in words.scored(evaluation.model)),
-            "- Use: `python infer.py IMAGE...`, with onnxruntime, NumPy and Pillow installed. A program of your own "
-            "must come to the pixels and outputs that vectors/vectors.json states.",
+            "- Use: `drgate predict . IMAGE...`, which checks the certificate first, or `python infer.py IMAGE...`, with "
+            "onnxruntime, NumPy and Pillow installed. A program of your own must come to the pixels and outputs that "
+            "vectors/vectors.json states.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",
             *([] if precision == "fp32" else [f"- Precision: {precision}."]),
@@ -67,8 +77,14 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path, preci
     )
 
 
-def _results(evaluation: Evaluation) -> dict[str, Any]:
-    """One entry of a `model-index`: every metric of the whole test set that has a value, its interval in `args`."""
+def _front_matter(head: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
+    """JSON, which is YAML, with a line for each metric."""
+    lines = ",\n".join(f"  {json.dumps(metric, ensure_ascii=False)}" for metric in metrics)
+    return json.dumps(head, indent=2, ensure_ascii=False).replace('"metrics": []', f'"metrics": [\n{lines}\n]')
+
+
+def _metrics(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Every metric of the whole test set that has a value, its interval in `args`."""
     metrics = []
     for name, metric in evaluation.metrics.items():
         if not isinstance(metric, Estimate) or name != name.whole:
@@ -76,11 +92,16 @@ def _results(evaluation: Evaluation) -> dict[str, Any]:
         known = plain_of(metric)
         interval = {key: known[key] for key in ("low", "high", "level", "method", "k", "n") if key in known}
         metrics.append({"type": str(name), "value": metric.value, "name": words.title(name), "args": interval})
+    return metrics
+
+
+def _result(evaluation: Evaluation) -> dict[str, Any]:
+    """One entry of a `model-index`, as yet without metrics."""
     data = {"type": "locked-test-set", "name": words.test_set_name(evaluation)}
     if evaluation.data.digest:
         data["revision"] = evaluation.data.digest
     return {
         "task": {"type": "image-classification", "name": "Grading of diabetic retinopathy"},
         "dataset": data,
-        "metrics": metrics,
+        "metrics": [],
     }

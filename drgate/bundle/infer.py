@@ -118,7 +118,8 @@ def main(images: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        sys.exit("usage: python infer.py IMAGE...    " + (__doc__ or "").partition("\n")[0])
+        print("usage: python infer.py IMAGE...", __doc__, sep="\n\n", file=sys.stderr)
+        sys.exit(2)
     try:
         code = main(sys.argv[1:])
     except Exception as problem:  # onnxruntime's exceptions share no base class

@@ -244,7 +244,11 @@ def lost(evaluation: Evaluation) -> str:
         for one in evaluation.criteria
         if one.id in parent.criteria and parent.criteria[one.id].status in met and one.status not in met
     ]
-    return f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met {'this' if len(names) == 1 else 'these'}." if names else ""
+    return (
+        f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met {'this' if len(names) == 1 else 'these'}."
+        if names
+        else ""
+    )
 
 
 def directions(evaluation: Evaluation) -> tuple[str, str]:
