@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
+from drgate.audited import AUDIT
 from drgate.bundle import write_programs, write_sums, write_triton, write_vectors
 from drgate.bundle.card import model_card
 from drgate.calibration import Photographs, calibration
@@ -35,7 +37,7 @@ from drgate.checklist import Checklist
 from drgate.compare import changes_between
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified, UsageError
 from drgate.evaluation import COMPANIONS, CUT_OFFS, Calibration, Verdict, plain_of
-from drgate.files import canonical_json, refuse_existing, write_atomically
+from drgate.files import canonical_json, refuse_existing, sha256_file, write_atomically
 from drgate.given import NAMES, PREDICTIONS, WRITTEN
 from drgate.gradability import Rule
 from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
@@ -206,6 +208,10 @@ def export(
         if judgement.evaluation.verdict not in _opening(allow):
             judgement.folder.rename(refused)
             return Bundle(judgement, refused, sum(BATCHES), difference, exported=False, seconds=took)
+        audit = certificate.with_name(AUDIT)  # of the same images: a bundle can be verified alone
+        named = judgement.evaluation.data.audit
+        if named is not None and audit.is_file() and f"sha256:{sha256_file(audit)}" == named.digest:
+            shutil.copyfile(audit, fresh / AUDIT)
         for file in judgement.folder.iterdir():
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)

@@ -120,6 +120,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
+TRIED: Final = "An export takes no look of its own: how often it was tried is not counted."
 _LONGEST_NAME: Final = 255
 """Of a test set: its folder's or file's."""
 
@@ -915,7 +916,7 @@ def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, 
     """With the certificate that stability, cost, look and audit come from; it must be on the same test set."""
     before = parent.evaluation.data
     _refuse_other_test_set(parent, facts.manifest_digest)
-    warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings]))
+    warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings, TRIED]))
     return replace(model, parent=reference(parent)), replace(facts, warnings=warnings)
 
 

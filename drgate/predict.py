@@ -55,6 +55,9 @@ FORMAT: Final = "drgate predict 1"
 _LISTED: Final = (*TABLES, ".npz", ".arrow")
 """Suffixes of a list of photographs, or of a file with photographs inside; every other file is one photograph."""
 
+_NAMED: Final = 5
+"""Files that are named of those that are not graded."""
+
 _UNTOLD: Final = ("hidden", "text", "a file of the system")
 
 
@@ -80,10 +83,9 @@ class Deployed:
 
     @property
     def where(self) -> str:
-        """The same as a sentence."""
-        if self.grader.fell_back:
-            return f"Device: {self.device}. ONNX Runtime has the CUDA provider, but it does not work here."
-        return f"Device: {self.device}."
+        """The same as a sentence, with the numbers that the model computes in."""
+        gpu = ", because no GPU works here" if self.grader.fell_back else ""
+        return f"Device: {self.device}{gpu}. Precision: {self.grader.precision}."
 
     def to_json(self) -> dict[str, Any]:
         """Everything of the result but its predictions."""
@@ -135,7 +137,7 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     that cannot be loaded.
     """
     if not (folder / "model.onnx").is_file():
-        raise UsageError(f"{folder} holds no model.onnx; expected a bundle that drgate export wrote.")
+        raise UsageError(f"{folder} is no folder with a model.onnx; expected a bundle that drgate export wrote.")
     read: Certificate | Statement | None = None
     doubts: tuple[str, ...]
     try:
@@ -282,8 +284,10 @@ def _add_dicom(found: Photographs, folder: Path, names: list[str], before: str) 
 
 def _add_notes(found: Photographs, path: Path, left_out: Mapping[str, Sequence[str]]) -> None:
     """Say what is left out, but for files that nobody takes for photographs."""
-    told = {why: len(names) for why, names in left_out.items() if names and why not in _UNTOLD}
-    found.notes.extend(f"{path}: {many} left out ({why})." for why, many in told.items())
+    for why, names in left_out.items():
+        if names and why not in _UNTOLD:
+            shown = f"{', '.join(map(visible, names[:_NAMED]))}{', ...' if len(names) > _NAMED else ''}"
+            found.notes.append(f"{path}: {len(names)} not graded ({why}): {shown}.")
 
 
 def graded(

@@ -272,7 +272,10 @@ def _withhold(grader: Grader, manifest: Manifest, found: _Scored) -> list[str]:
             found.outputs[at] = np.nan
             found.refused[image] = f"{manifest.path(image)}: refused by the rule of image quality ({why})."
             many += 1
-    return [f"The rule of image quality refuses {many} of {len(manifest)} photographs: they have no output."]
+    return [
+        f"The rule of image quality refuses {many or 'none'} of {len(manifest)} photographs"
+        f"{': they have no output' if many else ''}."
+    ]
 
 
 def _share(

@@ -193,10 +193,12 @@ def test_infer_runs_its_own_code(tmp_path: Path):
 
 
 def test_infer_without_photographs(tmp_path: Path):
-    """Exit code 2: nothing has a grade. The model is not blamed."""
+    """Exit code 2, and how it is used: nothing has a grade. The model is not blamed."""
     a_bundle(tmp_path)
-    told = f"{tmp_path}: infer.py cannot grade here ("
-    assert infer(tmp_path, []) == (2, {}, f"{told}no photograph was given: python infer.py IMAGE...).\n")
+    for asked in ([], [Path("--help")]):
+        code, lines, errors = infer(tmp_path, asked)
+        assert (code, lines) == (2, {})
+        assert errors.startswith("usage: python infer.py IMAGE...\n\nGrade photographs with the model in this folder")
 
 
 def test_infer_says_why_a_photograph_has_no_grade(tmp_path: Path):

@@ -356,7 +356,10 @@ class TestShown:
         assert model.computed == Computed(("cpu",), "bf16", 4)
         assert model.parity is not None
         assert model.parity.images == 15
-        text = "How it was scored: cpu; bf16; 4 images at a time; held against fp32 on 15 images before the look"
+        text = (
+            "How it was scored: cpu; bf16; 4 images at a time; held against fp32 on a sample of 15 images "
+            "before the look"
+        )
         assert text in " ".join(ended.out.split())
         assert text in (here / "out" / "report.md").read_text()
         assert "How it was scored" in (here / "out" / "report.html").read_text()

@@ -59,11 +59,12 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path, preci
             "",
             f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
             f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
-            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}): {answer.kind.replace('_', ' ')}{order}.",
+            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}): "
+            f"{answer.kind.replace('_', ' ')}{order}.",
             *(f"- {label}: {markdown.escape(text)}." for label, text in words.scored(evaluation.model)),
-            "- Use: `drgate predict . IMAGE...`, which checks the certificate first, or `python infer.py IMAGE...`, with "
-            "onnxruntime, NumPy and Pillow installed. A program of your own must come to the pixels and outputs that "
-            "vectors/vectors.json states.",
+            "- Use: `drgate predict . IMAGE...`, which checks the certificate first; or `python infer.py IMAGE...`, "
+            "with onnxruntime, NumPy and Pillow installed. A program of your own must come to the pixels and outputs "
+            "of vectors/vectors.json.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",
             *([] if precision == "fp32" else [f"- Precision: {precision}."]),

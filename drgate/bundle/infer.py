@@ -73,8 +73,6 @@ def decided(outputs: Any, kind: str, classes: list[str], cuts: list[float]) -> l
 
 
 def main(images: list[str]) -> int:
-    if not images:
-        raise ValueError("no photograph was given: python infer.py IMAGE...")
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     onnxruntime.set_default_logger_severity(4)

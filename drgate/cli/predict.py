@@ -137,17 +137,25 @@ def command(
         for prediction in graded(deployed, photographs, workers=workers, advance=advance):
             counts[prediction.status] += 1
             counts["to refer"] += bool(prediction.referable)
+            counts["poor"] += prediction.status == "graded" and (prediction.quality or 0) < 1
             write(prediction)
-    refer = counts.pop("to refer")
+    refer, poor = counts.pop("to refer"), counts.pop("poor")
     bare = len(photographs) - counts["graded"]
-    sentence = f"{counts['graded']} of {len(photographs)} photographs have a grade, {refer} of them referable."
+    many = "photograph has" if len(photographs) == 1 else "photographs have"
+    sentence = f"{counts['graded']} of {len(photographs)} {many} a grade, {refer} referable."
     if out is not None:
         summary = deployed.to_json() | {"written": str(out), "counts": dict(counts)}
         emit(summary, lambda console: _say(console, f"{sentence} Written: {visible(out)}."), format, quiet)
     elif format is Format.human:
         emit(None, lambda console: _say(console, sentence), format, quiet)
+    if poor and not quiet:
+        complain(
+            "drgate",
+            f"{poor} of those with a grade {'has' if poor == 1 else 'have'} a quality below 1. This bundle was judged "
+            "without a rule of image quality, so they were graded all the same.",
+        )
     if bare and not quiet:
-        complain("drgate", f"{bare} of {len(photographs)} photographs have no grade: refer them to a person.")
+        complain("drgate", f"{bare} of {len(photographs)} {many} no grade: refer to a person.")
     return exit_code(counts)
 
 

@@ -286,7 +286,8 @@ def exported(evaluation: Evaluation) -> list[str]:
         share = "Accuracy" if grades else "The share that is rightly referred or not referred"
         lines.append(
             f"{share} changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
-            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}. The verdict does not rest on it."
+            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}. The verdict "
+            "does not rest on it."
         )
     if found.calibration:
         digest = found.calibration.digest[:19]
@@ -844,8 +845,8 @@ def scored(model: Model) -> list[tuple[str, str]]:
         kind = "number" if model.output == "regression" else "probability"
         other = "" if parity.other_grades is None else f", {parity.other_grades} with another grade"
         text.append(
-            f"held against fp32 on a sample of {_many(parity.images, 'image')} before the look: a {kind} changes by up to "
-            f"{parity.largest:.2g}{other}; more can change among the others"
+            f"held against fp32 on a sample of {_many(parity.images, 'image')} before the look: a {kind} changes by up "
+            f"to {parity.largest:.2g}{other}; more can change among the others"
         )
     return [("How it was scored", "; ".join(text))]
 

@@ -82,7 +82,7 @@ def write_precision(
 
 
 def seconds(model: Path, input: str, images: NDArray[Any]) -> float:
-    """How long an ONNX file takes for a batch on this machine: the shortest of five times, after one that is not counted.
+    """How long an ONNX file takes for a batch on this machine: the shortest of five times, after one to begin with.
 
     Raises CheckpointError where it cannot run.
     """
