@@ -383,7 +383,9 @@ class TestShown:
         known = replace(evaluation().model, providers=("cuda:NVIDIA H200",), precision="fp16", batch=1)
         assert scored_words(known) == [("How it was scored", "cuda:NVIDIA H200; fp16; 1 image at a time")]
         severity = replace(known, output="regression", parity=Parity(64, 0.25))
-        assert scored_words(severity)[0][1].endswith("on 64 images before the look: a number changes by up to 0.25")
+        assert scored_words(severity)[0][1].endswith(
+            "on a sample of 64 images before the look: a number changes by up to 0.25; more can change among the others"
+        )
         assert scored_words(replace(known, providers=None)) == []
 
 

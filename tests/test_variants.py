@@ -142,6 +142,8 @@ def test_each_precision_is_a_bundle_that_was_judged(precision: str, place: Path,
     found = bundles[precision]
     evaluation = found.judgement.evaluation
     assert (found.exported, evaluation.verdict) == (True, "PASS")
+    assert "An export takes no look of its own: how often it was tried is not counted." in evaluation.page_one
+    assert (found.folder / "audit.json").read_bytes() == (place / "report" / "audit.json").read_bytes()
     changes = evaluation.model.parent.changes
     flips, largest, accuracy = brute_force(place / "report", found.folder)
     assert {(one.before, one.after): one.images for one in changes.flips} == flips

@@ -42,6 +42,7 @@ from drgate.operating_point import load_operating_point, make_operating_point, w
 from drgate.predict import graded, load_bundle, photographs_in
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
+from drgate.report import words
 from drgate.score import NoOutputWarning, score
 from drgate.verify import Rescoring, Trust
 from drgate.vision.checkpoint import load_checkpoint
@@ -485,6 +486,10 @@ class TestExport:
         read: Any = ModelCard((bundle / "README.md").read_text()).data
         results = {result.metric_type: result for result in read.eval_results}
         sensitivity = evaluation.metrics["sensitivity:referable"]
+        card = (bundle / "README.md").read_text()
+        assert f"**{evaluation.headline}**" in card.replace("\\", "")
+        shown = card.partition("# Model card")[2]
+        assert all(words.title(one.id) in shown for one in evaluation.criteria if one.required)
         found = results["sensitivity:referable"]
         assert (found.metric_value, found.metric_args["low"]) == (sensitivity.value, sensitivity.low)
         assert found.dataset_revision == evaluation.data.digest
