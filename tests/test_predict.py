@@ -211,7 +211,7 @@ class TestGrades:
         ended = drgate(*words)
         assert ended.code == 3
         assert "2 of 4 photographs have no grade: refer to a person." in ended.err
-        poor = sum((one["quality"] or 1) < 1 for one in answers(ended).values() if one["status"] == "graded")
+        poor = sum(one["quality"] < 1 for one in answers(ended).values() if one["status"] == "graded")
         assert poor > 0
         assert f"{poor} of those with a grade ha" in ended.err  # has or have
         assert "judged without a rule of image quality, so they were graded all the same." in ended.err
