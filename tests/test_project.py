@@ -43,9 +43,9 @@ def test_every_benchmark_can_be_loaded(name: str):
     try:
         module = import_module(f"benchmarks.{name.replace('-', '_')}")
     except ModuleNotFoundError as missing:
-        if missing.name != "torch":
+        if missing.name not in ("torch", "transformers", "onnx", "onnxruntime"):
             raise
-        pytest.skip("the extra train is not installed")
+        pytest.skip("the extra models is not installed")
     assert callable(module.main)
 
 
