@@ -278,16 +278,14 @@ def exported(evaluation: Evaluation) -> list[str]:
     if isinstance(difference, NotEstimable):
         lines.append(f"The difference in accuracy is not estimable: {visible(difference.reason)}")
     elif difference is not None and found.margin is not None:
-        ends = ""
-        if difference.low is not None and difference.high is not None:
-            ends = f" (interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        ends = _interval(difference, None, level_of(evaluation), signed=True)
         counts = evaluation.counts
         grades = counts.answer_scale == counts.reference_scale == "grades"
         share = "Accuracy" if grades else "The share that is rightly referred or not referred"
         lines.append(
-            f"{share} changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
-            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}. The verdict "
-            "does not rest on it."
+            f"{share} changes by {amount(difference.value, difference.kind, None, signed=True)}"
+            f"{f' (interval {ends})' if ends else ''}. That it falls by less than {100 * found.margin:g} points is "
+            f"{'shown' if found.shown else 'not shown'}. The verdict does not rest on it."
         )
     if found.calibration:
         digest = found.calibration.digest[:19]
