@@ -391,6 +391,7 @@ class TestEverywhere:
         source = Path(__file__).parent.parent / "drgate" / "cli"
         of_tables = re.compile(
             r"load_(manifest|predictions|planned)|model_and_test_set|set_of\(|Test\(data|survey\(|Rescoring\(|Asked\("
+            r"|photographs_in\("
         )
         reads = {one.stem for one in source.glob("*.py") if of_tables.search(one.read_text())}
         takes = {one.stem for one in source.glob("*.py") if "columns: ColumnsOption" in one.read_text()}
@@ -403,6 +404,7 @@ class TestEverywhere:
             "init",
             "manifest",
             "plan",
+            "predict",
             "score",
             "tune",
             "verify",

@@ -236,7 +236,7 @@ def test_five_probabilities_in_an_order_of_their_own(
     assert again.tensor_digest == evaluation.model.tensor_digest
     assert stated_by(find_model(found.folder)) == again.preprocessing
     card = (found.folder / "README.md").read_text()
-    assert "Output: `answer`, (batch, 5), probabilities, in the order of labels.json." in card
+    assert "Output: `answer`, (batch, 5): probabilities, in the order of labels.json." in card
 
 
 def test_the_descriptions_in_the_documents_are_read():
