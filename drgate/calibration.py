@@ -1,6 +1,6 @@
 """The photographs on which an export to int8 is calibrated: no file and no named patient of the test set.
 
-given = Photographs.of("eyepacs:val", "test")
+given = Calibrating.of("eyepacs:val", "test")
 calibrated = calibration(given, test_set, recipe)
 calibrated.pixels, calibrated.record
 """
@@ -31,14 +31,14 @@ IMAGES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Photographs:
+class Calibrating:
     """MANIFEST[:SPLIT]: of a manifest with splits, those of one of them. split: None where it was not named."""
 
     data: Path
     split: str | None = None
 
     @classmethod
-    def of(cls, text: str, judged: str) -> Photographs:
+    def of(cls, text: str, judged: str) -> Calibrating:
         """What `--calibration` names. judged: the split that the model is judged on.
 
         Raises UsageError for a split that may not be seen, or is none.
@@ -65,8 +65,16 @@ class Calibrated(NamedTuple):
     record: Calibration
 
 
+def refuse_mismatch(precision: str, given: object | None) -> None:
+    """Raise UsageError for int8 without photographs to calibrate on, and for such photographs without int8."""
+    if precision == "int8" and given is None:
+        raise UsageError("int8 is calibrated on photographs; give them with --calibration MANIFEST[:SPLIT].")
+    if precision != "int8" and given is not None:
+        raise UsageError(f"--calibration belongs to --precision int8, not {precision}; leave it out.")
+
+
 def calibration(
-    given: Photographs, test_set: Manifest, recipe: Preprocessing, *, columns: ColumnMap = PLAIN
+    given: Calibrating, test_set: Manifest, recipe: Preprocessing, *, columns: ColumnMap = PLAIN
 ) -> Calibrated:
     """Photographs of the split `train` unless another is named (all, where there are no splits), as a model sees them.
 
@@ -87,7 +95,7 @@ def calibration(
                 f"--calibration {given.data} holds {many} {what}{'' if many == 1 else 's'} of the test set "
                 f"{test_set.origin}, which calibration may not see; take them out, or give other photographs."
             )
-    chosen = np.unique(np.linspace(0, len(manifest) - 1, min(IMAGES, len(manifest))).astype(np.int64))
+    chosen = manifest.spread(IMAGES)
     names = [str(name) for name in manifest.table["image"].iloc[chosen]]
     from drgate.vision.images import read_image
 
@@ -102,7 +110,7 @@ def calibration(
     return Calibrated(np.stack(pixels), Calibration(len(pixels), images_digest(contents)))
 
 
-def _selected(given: Photographs, test_set: Manifest, manifest: Manifest) -> Manifest:
+def _selected(given: Calibrating, test_set: Manifest, manifest: Manifest) -> Manifest:
     split = given.split or "train"
     if manifest.table["split"].isna().all():
         if test_set.dealt_by_seed is None or test_set.root != manifest.root:

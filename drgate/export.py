@@ -31,7 +31,7 @@ from drgate.answers import Answer
 from drgate.audited import AUDIT
 from drgate.bundle import write_programs, write_sums, write_triton, write_vectors
 from drgate.bundle.card import model_card
-from drgate.calibration import Photographs, calibration
+from drgate.calibration import Calibrating, calibration, refuse_mismatch
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.compare import changes_between
@@ -105,7 +105,7 @@ def export(
     allow: Collection[Allowed] = (),
     quality: Rule | None = None,
     precision: Literal["fp32"] | Smaller = "fp32",
-    calibrated_on: Photographs | None = None,
+    calibrated_on: Calibrating | None = None,
     progress: Progress = SILENT,
 ) -> Bundle:
     """Export a model that its certificate lets through.
@@ -121,12 +121,7 @@ def export(
     revoked, or is of another model or checklist, CheckpointError for a grader in Python, and where the exported file
     does not compute what the model does. Nothing is written then.
     """
-    if (precision == "int8") != (calibrated_on is not None):
-        raise UsageError(
-            "int8 is calibrated on photographs; give them with --calibration MANIFEST[:SPLIT]."
-            if precision == "int8"
-            else f"--calibration belongs to --precision int8, not {precision}; leave it out."
-        )
+    refuse_mismatch(precision, calibrated_on)
     if source.python is not None:
         raise CheckpointError(
             f"{source.python} is a grader in Python, which cannot be exported; export its network to ONNX yourself, "

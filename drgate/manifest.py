@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from drgate.buckets import Address, Bucket, fetch, is_folder, located
 from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
@@ -112,6 +113,10 @@ class Manifest:
             have = f"it has {', '.join(present)}" if present else "it has no split column"
             raise ManifestError(f"{self.origin} has no images in the split {split!r}: {have}. Choose with --split.")
         return replace(self, table=self.table[self.table["split"] == split].reset_index(drop=True))
+
+    def spread(self, most: int) -> NDArray[np.int64]:
+        """Positions of so many images at most, spread evenly over the set, in order."""
+        return np.unique(np.linspace(0, len(self) - 1, most).astype(np.int64))
 
     def content_digests(self) -> dict[str, str]:
         """SHA-256 (hex) of each image file, by image; each file is read once for this manifest and its selections."""

@@ -40,7 +40,7 @@ from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import PROBABILITIES, scores_of
 from drgate.preprocessing import Preprocessing, Reduced
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
-from drgate.score import BATCH, most_at_once, usual_batch, whole_batch
+from drgate.score import BATCH, most_at_once, on_cuda, usual_batch, whole_batch
 from drgate.verify import Given, Trust, verify
 from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
@@ -314,6 +314,7 @@ def graded(
         photographs.named,
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * most_at_once(recipe) // BATCH),
+        yielding=not on_cuda(grader),
     )
     names = (name for name, _, _ in photographs.named)
     rule = RULE if grader.rule is None else grader.rule
@@ -321,7 +322,7 @@ def graded(
         pixels = [one.pixels for one in batch if not isinstance(one, str)]
         answers: Iterator[Prediction] = iter(())
         if pixels:
-            answers = _answers(deployed, whole_batch(pixels, size))
+            answers = _answers(deployed, recipe.scaled(whole_batch(pixels, size)))
         for one, name in zip(batch, names, strict=False):
             name = name if _is_text(name) else visible(name)
             if isinstance(one, str):
@@ -350,13 +351,12 @@ def exit_code(counts: dict[str, int]) -> int:
 
 
 def _prepare(named: tuple[str, Path, str], recipe: Preprocessing) -> Prepared | str:
-    """The network's input as pixels of it, beside the measures of quality; or why the file is unreadable."""
+    """The pixels of the network's input, beside the measures of quality; or why the file is unreadable."""
     path = named[1] / named[2]
     try:
-        found = prepare_image(path, recipe, (), _measures)
+        return prepare_image(path, recipe, (), _measures)
     except ImageUnreadable as problem:
         return visible(str(problem).removeprefix(f"{path}: "))
-    return replace(found, pixels=recipe.scaled(found.pixels))
 
 
 def _measures(data: bytes, image: Image.Image, reduced: Reduced) -> dict[str, float]:

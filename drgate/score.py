@@ -119,7 +119,7 @@ def score(
     if trial is None:
         found = _all_shares(grader, manifest, workers, advance, size)
     else:
-        tried = np.unique(np.linspace(0, len(manifest) - 1, trial).astype(np.int64))
+        tried = manifest.spread(trial)
         found = _Scored(np.full((len(manifest), grader.answer.width), np.nan), {}, {})
         share = _share(grader, manifest, tried, 0, advance, size)
         found.outputs[tried] = share.outputs
@@ -297,7 +297,7 @@ def _share(
         [(manifest.path(image), contents[image]) for image in images],
         workers=min(usable_cores(), max(1, len(images) // WORTH_A_WORKER)) if workers is None else workers,
         chunk=max(1, CHUNK * most_at_once(preprocess) // BATCH),
-        yielding=not _on_cuda(grader),
+        yielding=not on_cuda(grader),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
@@ -365,12 +365,13 @@ def usual_batch(grader: Grader) -> int:
     recipe = grader.preprocessing
     if fixed := _fixed(grader):
         return fixed
-    if recipe is None or _on_cuda(grader):
+    if recipe is None or on_cuda(grader):
         return most_at_once(recipe)
     return min(CPU_BATCH, max(1, CPU_PIXELS // recipe.size**2))
 
 
-def _on_cuda(grader: Grader) -> bool:
+def on_cuda(grader: Grader) -> bool:
+    """Whether a GPU computes: the cores are then free for decoding."""
     return any("cuda" in provider.lower() for provider in grader.providers)
 
 
@@ -443,7 +444,7 @@ def _parity(grader: Grader, manifest: Manifest, size: int) -> Parity | None:
 
 def _some(manifest: Manifest, preprocess: Preprocessing | None) -> list[NDArray[Any]]:
     """Pixels of `COMPARED` images that can be read, spread over the set, or of all; PredictionsError for none."""
-    first = np.unique(np.linspace(0, len(manifest) - 1, COMPARED).astype(np.int64))
+    first = manifest.spread(COMPARED)
     contents, names = manifest.content_digests(), manifest.table["image"]
     found: list[NDArray[Any]] = []
     problem = ""

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from drgate import export as export_module
 from drgate import judge as judging
-from drgate.calibration import IMAGES, Photographs, calibration
+from drgate.calibration import IMAGES, Calibrating, calibration
 from drgate.certificate.keys import generate_key, load_private_key
 from drgate.certificate.statement import make_statement, parse_statement
 from drgate.checklist import parse_yaml
@@ -113,7 +113,7 @@ def variant(place: Path, out: Path, precision: str, **more: Any) -> Any:
     key = load_private_key(place / "key.pem")
     given = {"certificate": place / "report" / "certificate.json", "key": key, "trusted": [key.public]}
     if precision == "int8":
-        given["calibrated_on"] = Photographs(place / "data")
+        given["calibrated_on"] = Calibrating(place / "data")
     model = more.pop("model", place / "model.pth")
     return exported(model, out=out, precision=precision, **given | asked(place) | more)
 
@@ -450,11 +450,11 @@ class TestCalibration:
     def test_the_split_that_is_judged(self):
         """Whatever it is called."""
         with pytest.raises(UsageError, match="calibration may not see it"):
-            Photographs.of("data:val", "val")
-        assert Photographs.of("data:val", "test") == Photographs(Path("data"), "val")
-        assert Photographs.of("gs://bucket/data", "test").split is None
-        assert Photographs.of("gs://bucket/data:train", "test").split == "train"
-        assert Photographs.of(r"C:\data\eyes", "test") == Photographs(Path(r"C:\data\eyes"))
+            Calibrating.of("data:val", "val")
+        assert Calibrating.of("data:val", "test") == Calibrating(Path("data"), "val")
+        assert Calibrating.of("gs://bucket/data", "test").split is None
+        assert Calibrating.of("gs://bucket/data:train", "test").split == "train"
+        assert Calibrating.of(r"C:\data\eyes", "test") == Calibrating(Path(r"C:\data\eyes"))
 
     @pytest.mark.parametrize("what", ["image", "patient", "PATIENT"])
     def test_one_of_the_test_set(self, what: str, place: Path, tmp_path: Path):
@@ -469,7 +469,7 @@ class TestCalibration:
             lines.append(f"images/{number}.png,{number % 5},new-{number},train")
         labels = tmp_path / "labels.csv"
         labels.write_text("\n".join(lines) + "\n")
-        found = calibration(Photographs(tmp_path), test_set, recipe)
+        found = calibration(Calibrating(tmp_path), test_set, recipe)
         assert (len(found.pixels), found.record.images) == (IMAGES, IMAGES)
         owner = test_set.table["patient"].iloc[0]
         if what == "image":
@@ -480,17 +480,17 @@ class TestCalibration:
             )
         labels.write_text("\n".join(lines) + "\n")
         with pytest.raises(ManifestError, match=f"holds 1 {what.lower()} of the test set"):
-            calibration(Photographs(tmp_path), test_set, recipe)
+            calibration(Calibrating(tmp_path), test_set, recipe)
 
     def test_a_split_without_images(self, place: Path, tmp_path: Path):
         test_set = load_manifest(place / "data").select("test")
         recipe = read_preprocessing(tiny.recipe(), "it")
         data = tiny.write_eyes(tmp_path / "other", train=0, val=1, test=0)
         with pytest.raises(ManifestError, match=r"has no images in the split train; name another, such as .*:val"):
-            calibration(Photographs(data), test_set, recipe)
+            calibration(Calibrating(data), test_set, recipe)
         with pytest.raises(ManifestError, match=r"has no images in the split val; name another, such as .*:train"):
             calibration(
-                Photographs(tiny.write_eyes(tmp_path / "more", train=1, val=0, test=0), "val"), test_set, recipe
+                Calibrating(tiny.write_eyes(tmp_path / "more", train=1, val=0, test=0), "val"), test_set, recipe
             )
 
 

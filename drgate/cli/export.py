@@ -126,7 +126,7 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
-    from drgate.calibration import Photographs
+    from drgate.calibration import Calibrating, refuse_mismatch
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.statement import read_certificate
     from drgate.certificate.trust import load_revocations
@@ -142,12 +142,7 @@ def command(
 
     if data is None:
         raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
-    if (precision.value == "int8") != (calibration is not None):
-        raise UsageError(
-            "int8 is calibrated on photographs; give them with --calibration MANIFEST[:SPLIT]."
-            if calibration is None
-            else f"--calibration belongs to --precision int8, not {precision.value}; leave it out."
-        )
+    refuse_mismatch(precision.value, calibration)
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     # What can be refused in a moment is, before torch is imported, which takes seconds.
@@ -160,7 +155,7 @@ def command(
         refuse_no_base(base)
     test = Test(data, split, columns=column_map(columns))
     load_manifest(data, files=False, columns=test.columns)
-    photographs = None if calibration is None else Photographs.of(calibration, split)
+    photographs = None if calibration is None else Calibrating.of(calibration, split)
     if photographs is not None:
         load_manifest(photographs.data, files=False, columns=test.columns)
     from drgate.export import export

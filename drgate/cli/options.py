@@ -155,6 +155,10 @@ RevokedOption = Annotated[
         "--revoked", metavar="FILE", help="Revocation list: one key id or statement digest per line, then the reason."
     ),
 ]
+MaxAgeOption = Annotated[
+    int | None,
+    typer.Option("--max-age-days", metavar="N", min=1, help="Refuse a certificate whose look is older than N days."),
+]
 ScorerKeyOption = Annotated[
     list[Path] | None,
     typer.Option(

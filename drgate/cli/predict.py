@@ -18,6 +18,7 @@ from drgate.buckets import located
 from drgate.cli.options import (
     ColumnsOption,
     FormatOption,
+    MaxAgeOption,
     QuietOption,
     RevokedOption,
     ScorerKeyOption,
@@ -86,12 +87,7 @@ def command(
     ] = False,
     scorer_key: ScorerKeyOption = None,
     revoked: RevokedOption = None,
-    max_age_days: Annotated[
-        int | None,
-        typer.Option(
-            "--max-age-days", metavar="N", min=1, help="Refuse a certificate whose look is older than N days."
-        ),
-    ] = None,
+    max_age_days: MaxAgeOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="File to write, for many photographs: .csv or .jsonl.")
     ] = None,

@@ -12,6 +12,7 @@ from drgate.cli.options import (
     ColumnsOption,
     DataOption,
     FormatOption,
+    MaxAgeOption,
     QuietOption,
     RevokedOption,
     ScorerKeyOption,
@@ -85,12 +86,7 @@ def command(
     ] = None,
     scorer_key: ScorerKeyOption = None,
     revoked: RevokedOption = None,
-    max_age_days: Annotated[
-        int | None,
-        typer.Option(
-            "--max-age-days", metavar="N", min=1, help="Refuse a certificate whose look is older than N days."
-        ),
-    ] = None,
+    max_age_days: MaxAgeOption = None,
     deep: Annotated[
         bool,
         typer.Option(
