@@ -210,7 +210,7 @@ def export(
         for file in judgement.folder.iterdir():
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)
-        write_atomically(fresh / CARD, model_card(judgement.evaluation, exported, fresh, precision).encode())
+        write_atomically(fresh / CARD, model_card(judgement.evaluation, exported, fresh).encode())
         write_vectors(fresh, exported)
         write_sums(fresh)
         fresh.rename(out)

@@ -157,7 +157,7 @@ def test_each_precision_is_a_bundle_that_was_judged(precision: str, place: Path,
     types = {tensor.data_type for tensor in onnx.load(found.folder / "model.onnx").graph.initializer}
     assert (TensorProto.FLOAT16 in types, TensorProto.INT8 in types) == (precision == "fp16", precision == "int8")
     card = (found.folder / "README.md").read_text()
-    assert (f"Precision: {precision}" in card) == (precision != "fp32")
+    assert f"How it was scored: CPUExecutionProvider; {precision}; " in card
     assert "Of 40 images, " in card
     assert (changes.calibration is None) == (precision != "int8")
     assert (found.seconds is None) == (precision == "fp32")

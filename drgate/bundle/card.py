@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from drgate.vision.onnx_grader import OnnxGrader
 
 
-def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path, precision: str) -> str:
-    """README.md of a bundle. folder: with its statement.json, and certificate.json where it is signed. precision: that
-    was asked for; fp32 leaves an ONNX file as it was.
-    """
+def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path) -> str:
+    """README.md of a bundle. folder: with its statement.json, and certificate.json where it is signed."""
     parent = evaluation.model.parent
     assert parent is not None, "an exported model has a parent"
     preprocessing, answer, face = exported.preprocessing, exported.answer, exported.face
@@ -67,7 +65,6 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path, preci
             "of vectors/vectors.json.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",
-            *([] if precision == "fp32" else [f"- Precision: {precision}."]),
             *(f"- {markdown.escape(line)}" for line in words.exported(evaluation)),
             *(f"- SHA-256 of {key}.json: `{digest}`." for key, digest in signed.items()),
             "- What it is certified for, and what that is no evidence for: report.html; certificate.json where signed.",
