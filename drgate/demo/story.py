@@ -189,7 +189,7 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
     for path, what in (
         ("reports/best/report.html", "report of the best model: the checklist with its evidence"),
         ("reports/early/report.html", "report of the early model: why it was refused"),
-        ("bundle/README.md", "the exported model: what its folder holds, and how it grades photographs"),
+        ("bundle/README.md", "the exported model, and how to grade photographs with it"),
         ("runs/first/record.jsonl", "record of the training run"),
         ("commands.sh", "all commands of this demo, to run again"),
     ):
